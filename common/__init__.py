@@ -1,0 +1,1 @@
+"""Everything that two papers need. Knows no paper."""

@@ -1,0 +1,1 @@
+"""Where every workload's items come from: bundled generators, a local data root, or the Hugging Face hub."""
