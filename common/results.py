@@ -1,0 +1,575 @@
+"""The results store: one directory per run, append-only, self-describing.
+
+    <root>/<paper>/<experiment>-<config hash>-s<seed>/
+        journal.jsonl    while the run is in progress: one line per finished item, each with its own checksum
+        rows.parquet     when it is complete: one row = one number about one item
+        run.json         written last; says what was run, with what, where, and how it ended
+
+A run that was killed leaves its journal and is resumed from it; a run that failed also leaves `run.json` with
+`"status": "failed"` and the error. Only complete runs are ever read. A directory is owned by one process at a time (a lock
+file, released by the kernel even after kill -9), so any number of processes may write to one root.
+
+Reading is done by `Results`, which refuses to average rows that differ in a key that was neither fixed nor kept.
+This module imports neither torch nor any paper.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from common.errors import ConfigError, ResultsError
+
+SCHEMA_VERSION = 1
+PUBLISHED = "published"
+"""Name of the folder under a results root that holds the committed results; runs never write there."""
+
+Basis = Literal["measured", "simulated", "modelled"]
+BASES: tuple[str, ...] = ("measured", "simulated", "modelled")
+
+# Settings that say where or how often to run, not what: they never change a number, so they stay out of the run's identity.
+VOLATILE_SETTINGS = ("results_dir", "figures_dir", "force", "draw", "seed", "plugins")
+METHOD_SETTINGS = ("methods", "method_args")
+
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("run_id", "paper", "experiment", "method", "method_args", "workload")]
+    + [(name, pa.string()) for name in ("workload_args", "model", "data", "item")]
+    + [("seed", pa.int64()), ("scale", pa.string()), ("factors", pa.string()), ("metric", pa.string())]
+    + [("value", pa.float64()), ("unit", pa.string()), ("basis", pa.string())]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One number about one item, as an experiment yields it.
+
+    Attributes:
+        metric: what was determined, e.g. "ttft"; the unit is a field of its own.
+        value: the number. May be +inf (a frame that never arrived), never NaN.
+        unit: "s", "B", "bit/s", "tokens" ...; ratios and fractions have unit "1".
+        basis: "measured" (a clock or a byte count on this machine, or a score of really produced output), "simulated"
+            (virtual time or a random model of the world) or "modelled" (a formula).
+        method: the registered method's name; empty for numbers that belong to no method.
+        factors: the swept variables, with units in their names: `{"bandwidth_mbps": 3.0}`.
+        workload, method_args: override the run's own, for experiments that compare several.
+    """
+
+    metric: str
+    value: float
+    unit: str
+    basis: Basis
+    method: str = ""
+    factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    workload: str | None = None
+    method_args: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.basis not in BASES:
+            raise ResultsError(f"basis {self.basis!r} of metric {self.metric!r} is not one of {', '.join(BASES)}.")
+        if not self.unit:
+            raise ResultsError(f"metric {self.metric!r} has no unit; use '1' for ratios and fractions.")
+        if math.isnan(self.value):
+            raise ResultsError(f"metric {self.metric!r} of method {self.method!r} is NaN; a failure must raise, not be stored.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemRows:
+    """All rows of one finished item; committed together or not at all."""
+
+    item: str
+    rows: tuple[Row, ...]
+
+    def __init__(self, item: str | int, rows: Iterable[Row]) -> None:
+        object.__setattr__(self, "item", str(item))
+        object.__setattr__(self, "rows", tuple(rows))
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text. Raises TypeError for what JSON cannot hold."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def sha256_of(value: Any) -> str:
+    """SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either its former content or all of `data`, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@dataclasses.dataclass(frozen=True)
+class RunIdentity:
+    """What makes one run: everything that can change its numbers, and nothing else.
+
+    Attributes:
+        paper, experiment, seed, scale: as in the configuration.
+        settings: the fully resolved settings, defaults included, without `VOLATILE_SETTINGS`; JSON types only.
+    """
+
+    paper: str
+    experiment: str
+    seed: int
+    scale: str
+    settings: Mapping[str, Any]
+
+    @property
+    def config_sha256(self) -> str:
+        """Hash of the resolved settings: a changed default gives another id."""
+        return sha256_of({"paper": self.paper, "experiment": self.experiment, "settings": dict(self.settings)})
+
+    @property
+    def base_sha256(self) -> str:
+        """The same without methods and their knobs: runs that share it saw the same items and can share a figure."""
+        shared = {key: value for key, value in self.settings.items() if key not in METHOD_SETTINGS}
+        return sha256_of({"paper": self.paper, "experiment": self.experiment, "settings": shared})
+
+    @property
+    def run_id(self) -> str:
+        """`<experiment>-<config hash, 12 digits>-s<seed>`."""
+        return f"{self.experiment}-{self.config_sha256[:12]}-s{self.seed}"
+
+
+class RunWriter:
+    """Writes one run: a journal while it goes on, then `rows.parquet` and, last, `run.json`.
+
+    Use as a context manager; entering takes the run's lock. Not for use by several threads.
+
+        with RunWriter(root, identity, provenance) as run:
+            if not run.is_complete:
+                for item in items:
+                    if item.id not in run.finished_items:
+                        run.commit(ItemRows(item.id, rows))
+                run.complete(wall_s=...)
+
+    Args:
+        root: results root; created if missing.
+        identity: what is run.
+        provenance: facts stored in run.json beside the identity (command, commit, machine, styles ...); JSON types.
+        lock_timeout_s: how long to wait for another process that has the same run open; None waits for ever.
+        is_stale: called with the record of a complete run found on disk; true means that it must be made anew.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        identity: RunIdentity,
+        provenance: Mapping[str, Any],
+        *,
+        lock_timeout_s: float | None = None,
+        force: bool = False,
+        is_stale: Any = None,
+    ) -> None:
+        if root.name == PUBLISHED:
+            raise ConfigError(f"results_dir={root} is where published results live; write to another folder.")
+        self.identity = identity
+        self.directory = root / identity.paper / identity.run_id
+        self._provenance = dict(provenance)
+        self._lock = FileLock(root / identity.paper / f".{identity.run_id}.lock")
+        self._lock_timeout_s = -1 if lock_timeout_s is None else lock_timeout_s
+        self._force = force
+        self._is_stale = is_stale
+        self._finished: dict[str, list[dict[str, Any]]] = {}
+
+    @property
+    def _journal(self) -> Path:
+        return self.directory / "journal.jsonl"
+
+    def __enter__(self) -> "RunWriter":
+        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=self._lock_timeout_s)
+        except Timeout as error:
+            raise ResultsError(
+                f"run {self.identity.run_id} is being written by another process. Wait for it, or stop it."
+            ) from error
+        record = _read_record(self.directory)
+        complete = record is not None and record.get("status") == "complete"
+        if self._force or (complete and self._is_stale is not None and self._is_stale(record)):
+            for leftover in ("run.json", "rows.parquet", "journal.jsonl"):
+                (self.directory / leftover).unlink(missing_ok=True)
+            complete = False
+        if not complete:
+            self._finished = dict(_read_journal(self._journal))
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a complete run with this identity is on disk."""
+        record = _read_record(self.directory)
+        return record is not None and record.get("status") == "complete"
+
+    @property
+    def finished_items(self) -> frozenset[str]:
+        """Items that an earlier, interrupted attempt or this one has committed."""
+        return frozenset(self._finished)
+
+    def commit(self, item_rows: ItemRows) -> None:
+        """Append one finished item to the journal; when this returns it survives a crash of the machine.
+
+        Raises:
+            ResultsError: the item was committed before.
+        """
+        if item_rows.item in self._finished:
+            raise ResultsError(f"item {item_rows.item!r} of {self.identity.run_id} was yielded twice.")
+        rows = [dataclasses.asdict(row) for row in item_rows.rows]
+        body = canonical_json({"item": item_rows.item, "rows": rows})
+        line = f"{zlib.crc32(body.encode()):08x} {body}\n".encode()
+        with open(self._journal, "ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._finished[item_rows.item] = rows
+
+    def complete(self, wall_s: float, inputs: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Turn the journal into `rows.parquet`, write `run.json` last, and return the record.
+
+        Args:
+            wall_s: wall time of this attempt, in seconds.
+            inputs: SHA-256 of every input (weights, traces, clips), by name.
+        """
+        if not any(self._finished.values()):
+            raise ResultsError(f"run {self.identity.run_id} produced no rows; nothing was stored.")
+        table = pa.Table.from_pylist(list(self._flat_rows()), schema=_SCHEMA)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        data = buffer.getvalue().to_pybytes()
+        write_atomically(self.directory / "rows.parquet", data)
+        record = self._record("complete", wall_s) | {
+            "inputs": dict(inputs or {}),
+            "num_items": len(self._finished),
+            "num_rows": table.num_rows,
+            "rows_sha256": hashlib.sha256(data).hexdigest(),
+        }
+        self._write_record(record)
+        self._journal.unlink(missing_ok=True)
+        return record
+
+    def fail(self, error: BaseException, wall_s: float) -> None:
+        """Leave `run.json` with status "failed" and the error; committed items stay for the next attempt."""
+        text = f"{type(error).__name__}: {error}"
+        self._write_record(self._record("failed", wall_s) | {"error": text, "num_items": len(self._finished)})
+
+    def _write_record(self, record: Mapping[str, Any]) -> None:
+        write_atomically(self.directory / "run.json", (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+
+    def _record(self, status: str, wall_s: float) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return self._provenance | {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": self.identity.run_id,
+            "paper": self.identity.paper,
+            "experiment": self.identity.experiment,
+            "seed": self.identity.seed,
+            "scale": self.identity.scale,
+            "settings": dict(self.identity.settings),
+            "config_sha256": self.identity.config_sha256,
+            "base_sha256": self.identity.base_sha256,
+            "status": status,
+            "error": None,
+            "finished_at": now,
+            "wall_s": round(wall_s, 3),
+        }
+
+    def _flat_rows(self) -> Iterator[dict[str, Any]]:
+        settings = self.identity.settings
+        for item, rows in self._finished.items():
+            for row in rows:
+                args = row["method_args"]
+                if args is None:
+                    args = settings.get("method_args", {}).get(row["method"], {})
+                yield {
+                    "run_id": self.identity.run_id,
+                    "paper": self.identity.paper,
+                    "experiment": self.identity.experiment,
+                    "method": row["method"],
+                    "method_args": canonical_json(args),
+                    "workload": settings.get("workload") or "" if row["workload"] is None else row["workload"],
+                    "workload_args": canonical_json(settings.get("workload_args") or {}),
+                    "model": (settings.get("model") or {}).get("name") or "none",
+                    "data": (settings.get("data") or {}).get("name") or "none",
+                    "item": item,
+                    "seed": self.identity.seed,
+                    "scale": self.identity.scale,
+                    "factors": canonical_json(row["factors"]),
+                    "metric": row["metric"],
+                    "value": float(row["value"]),
+                    "unit": row["unit"],
+                    "basis": row["basis"],
+                }
+
+
+def _read_record(directory: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((directory / "run.json").read_text())
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{directory / 'run.json'} is damaged ({error}). Delete the folder and run it again.") from error
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise ResultsError(
+            f"{directory / 'run.json'} has schema version {record.get('schema_version')}, this version reads "
+            f"{SCHEMA_VERSION}. Run it again with force=true."
+        )
+    return record
+
+
+def _read_journal(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield (item, rows) of the intact lines, and cut off a torn tail so that appending continues after the last good line."""
+    if not path.exists():
+        return
+    good_bytes = 0
+    data = path.read_bytes()
+    for line in data.splitlines(keepends=True):
+        checksum, _, body = line.rstrip(b"\n").partition(b" ")
+        if not line.endswith(b"\n") or checksum != f"{zlib.crc32(body):08x}".encode():
+            break
+        entry = json.loads(body)
+        good_bytes += len(line)
+        yield entry["item"], entry["rows"]
+    if good_bytes < len(data):
+        with open(path, "r+b") as file:
+            file.truncate(good_bytes)
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+SAMPLE_KEYS = ("item", "seed")
+"""Keys over which numbers are samples of the same thing and may be averaged."""
+
+
+class Results:
+    """Stored rows of complete runs, as a frame with one column per key and one per factor (`factor.<name>`).
+
+    Beside the stored columns there are `series` (the method, with the knobs in which stored variants of it differ), `label`,
+    `base` (12 digits: runs with the same base saw the same items), `origin` ("published" or "local"), `finished_at` and `machine`.
+
+    Does not modify what is on disk.
+    """
+
+    def __init__(self, frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], skipped: Sequence[str] = ()) -> None:
+        self.frame = frame
+        self.records = dict(records)
+        self.skipped = tuple(skipped)
+
+    @classmethod
+    def load(cls, root: Path, paper: str | None = None) -> "Results":
+        """Read every complete run under `root` and under `root/published`.
+
+        Args:
+            root: results root; a missing one reads as empty.
+            paper: read this paper only.
+
+        Raises:
+            ResultsError: a complete run's rows do not match its record.
+        """
+        frames: list[pd.DataFrame] = []
+        records: dict[str, dict[str, Any]] = {}
+        skipped: list[str] = []
+        for origin, base in (("published", root / PUBLISHED), ("local", root)):
+            for path in sorted(base.glob(f"{paper or '*'}/*/run.json")):
+                record = _read_record(path.parent)
+                assert record is not None
+                if record["status"] != "complete":
+                    skipped.append(f"{path.parent}: {record['status']}: {record.get('error')}")
+                    continue
+                frames.append(_read_rows(path.parent, record, origin))
+                records[f"{origin}/{record['paper']}/{record['run_id']}"] = record
+        frame = pd.concat(frames, ignore_index=True) if frames else _empty_frame()
+        return cls(_with_series(frame), records, skipped)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def only(self, **fixed: Any) -> "Results":
+        """The rows whose keys have these values; a list allows any of several. Factors are spelt `factor.<name>`: use a dict."""
+        return Results(_filter(self.frame, fixed), self.records, self.skipped)
+
+    def newest(self) -> "Results":
+        """Keep, for each (paper, experiment, workload, model, data, scale), the newest set of runs that belong together.
+
+        Runs belong together when they have the same `base` (items, sizes, everything but methods) and the same origin, so
+        results of another machine or of an older configuration are never mixed in. Within the set a method that several
+        runs contain is taken from the newest of them, seed by seed.
+        """
+        frame = self.frame
+        if frame.empty:
+            return self
+        group = ["paper", "experiment", "workload", "model", "data", "scale"]
+        newest = frame.sort_values("finished_at").groupby(group, sort=False)[["base", "origin"]].last().reset_index()
+        frame = frame.merge(newest, on=[*group, "base", "origin"])
+        own = [*group, "method", "method_args", "seed"]
+        latest_run = frame.sort_values("finished_at").groupby(own, sort=False)["run_key"].last().reset_index()
+        return Results(_with_series(frame.merge(latest_run, on=[*own, "run_key"])), self.records, self.skipped)
+
+    def select(self, keep: Sequence[str] = (), **fixed: Any) -> pd.DataFrame:
+        """Rows with the fixed keys, checked to differ only in the kept keys, in items and in seeds.
+
+        Args:
+            keep: keys that the caller plots or groups by, e.g. `("series", "factor.ratio")`. "series" covers the method
+                and its knobs.
+            fixed: column = value, or column = list of values (each of which must then be kept or single).
+
+        Returns:
+            The matching rows; empty if there are none.
+
+        Raises:
+            ResultsError: rows would be averaged that differ in a key neither fixed to one value nor kept.
+        """
+        frame = _filter(self.frame, fixed)
+        kept = set(keep) | ({"method", "method_args", "label"} if "series" in keep else set())
+        keys = [
+            column
+            for column in (
+                *("paper", "experiment", "method", "method_args", "workload", "workload_args", "model", "data"),
+                *("scale", "metric", "unit", "basis", "base", "origin"),
+                *(name for name in frame.columns if name.startswith("factor.")),
+            )
+            if column not in kept and column in frame
+        ]
+        for column in keys:
+            values = frame[column].dropna().unique() if column.startswith("factor.") else frame[column].unique()
+            has_gap = column.startswith("factor.") and frame[column].isna().any() and len(values) > 0
+            if len(values) > 1 or has_gap:
+                shown = ", ".join(map(repr, list(values)[:5])) + (", and rows without it" if has_gap else "")
+                raise ResultsError(
+                    f"these rows differ in {column!r} ({shown}): fix it with {column}=..., or plot it by adding it to keep."
+                )
+        return frame
+
+    def paired(self, metric: str, method: str, baseline: str, keys: Sequence[str] = (), **fixed: Any) -> pd.DataFrame:
+        """Values of two methods on the same item of the same run, side by side.
+
+        Args:
+            metric: which metric.
+            method, baseline: registered names. Each must have one setting of its knobs among the rows.
+            keys: further keys that must agree, e.g. `("factor.ratio",)`; factors that only one side has are not compared.
+            fixed: as for `select`.
+
+        Returns:
+            A frame with columns item, seed, `keys`, method_value, baseline_value; empty if no run holds both.
+        """
+        both = self.only(metric=metric, **fixed)
+        sides = [
+            both.select(keep=[*keys, "base", "origin"], method=name)[["run_key", "item", "seed", *keys, "value"]]
+            for name in (method, baseline)
+        ]
+        left, right = (side.rename(columns={"value": f"{who}_value"}) for side, who in zip(sides, ("method", "baseline"), strict=True))
+        merged = left.merge(right, on=["run_key", "item", "seed", *keys])
+        return merged.drop(columns="run_key")
+
+    def records_of(self, frame: pd.DataFrame) -> list[Mapping[str, Any]]:
+        """The run records behind the rows of `frame`, oldest first."""
+        found = [self.records[key] for key in frame["run_key"].unique()] if len(frame) else []
+        return sorted(found, key=lambda record: record["finished_at"])
+
+
+def _filter(frame: pd.DataFrame, fixed: Mapping[str, Any]) -> pd.DataFrame:
+    for column, value in fixed.items():
+        if column not in frame.columns:
+            raise ResultsError(f"results have no key {column!r}; known: {', '.join(map(str, frame.columns))}")
+        values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+        frame = frame[frame[column].isin(values)]
+    return frame
+
+
+def _read_rows(directory: Path, record: Mapping[str, Any], origin: str) -> pd.DataFrame:
+    path = directory / "rows.parquet"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ResultsError(f"{path} is missing although run.json says complete. Run it again with force=true.") from error
+    if hashlib.sha256(data).hexdigest() != record["rows_sha256"]:
+        raise ResultsError(f"{path} is not the file that run.json describes (checksum differs). Run it again with force=true.")
+    frame = pq.read_table(pa.BufferReader(data)).to_pandas()
+    factors = frame.pop("factors").map(json.loads)
+    for name in sorted({key for entry in factors for key in entry}):
+        frame[f"factor.{name}"] = factors.map(lambda entry, name=name: entry.get(name))
+    styles = record.get("styles") or {}
+    frame["label"] = frame["method"].map(lambda method: (styles.get(method) or {}).get("label", method))
+    frame["base"] = record["base_sha256"][:12]
+    frame["origin"] = origin
+    frame["finished_at"] = record["finished_at"]
+    frame["machine"] = (record.get("machine") or {}).get("cpu_model", "")
+    frame["run_key"] = f"{origin}/{record['paper']}/{record['run_id']}"
+    return frame
+
+
+def _with_series(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add `series`: the label, followed by the knobs in which the stored variants of a method differ."""
+    frame = frame.copy()
+    names: dict[tuple[str, str], str] = {}
+    pairs = frame[["method", "method_args", "label"]].drop_duplicates()
+    for method, group in pairs.groupby("method", sort=False):
+        variants = {text: json.loads(text) for text in group["method_args"].unique()}
+        knobs = sorted({knob for args in variants.values() for knob in args})
+        differing = [knob for knob in knobs if len({canonical_json(args.get(knob)) for args in variants.values()}) > 1]
+        for text, label in group[["method_args", "label"]].itertuples(index=False):
+            shown = ", ".join(f"{knob}={variants[text].get(knob)}" for knob in differing)
+            names[str(method), text] = f"{label} ({shown})" if shown else label
+    frame["series"] = [names[key] for key in zip(frame["method"], frame["method_args"], strict=True)]
+    return frame
+
+
+def _empty_frame() -> pd.DataFrame:
+    extra = ("label", "base", "origin", "finished_at", "machine", "run_key")
+    return pd.DataFrame(columns=[*(name for name in _SCHEMA.names if name != "factors"), *extra])
+
+
+def publish(root: Path, paper: str, scale: str = "cpu") -> list[Path]:
+    """Copy the newest local runs of a paper into `root/published`, in place of what was published for it before.
+
+    Returns:
+        The directories written.
+
+    Raises:
+        ResultsError: there is no complete local run of that paper at that scale.
+    """
+    results = Results.load(root, paper)
+    local = results.only(origin="local", scale=scale).newest() if len(results) else results
+    if not len(local):
+        raise ResultsError(f"no complete local run of {paper} at scale={scale} under {root}; run it first.")
+    target = root / PUBLISHED / paper
+    staging = Path(tempfile.mkdtemp(dir=root, prefix=".publish-"))
+    for key in local.frame["run_key"].unique():
+        _, _, run_id = key.split("/", 2)
+        source = root / paper / run_id
+        (staging / run_id).mkdir()
+        for name in ("rows.parquet", "run.json"):
+            shutil.copy2(source / name, staging / run_id / name)
+    os.chmod(staging, 0o755)
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(staging, target)
+    return sorted(target.iterdir())
