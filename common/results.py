@@ -23,7 +23,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +83,9 @@ class Row:
         if not self.unit:
             raise ResultsError(f"metric {self.metric!r} has no unit; use '1' for ratios and fractions.")
         if math.isnan(self.value):
-            raise ResultsError(f"metric {self.metric!r} of method {self.method!r} is NaN; a failure must raise, not be stored.")
+            raise ResultsError(
+                f"metric {self.metric!r} of method {self.method!r} is NaN; a failure must raise, not be stored."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +175,8 @@ class RunWriter:
         root: results root; created if missing.
         identity: what is run.
         provenance: facts stored in run.json beside the identity (command, commit, machine, styles ...); JSON types.
-        lock_timeout_s: how long to wait for another process that has the same run open; None waits for ever.
-        is_stale: called with the record of a complete run found on disk; true means that it must be made anew.
+        force: forget what an earlier attempt left, finished or not.
+        on_wait: called once if another process has this run open, before waiting for it.
     """
 
     def __init__(
@@ -183,9 +185,8 @@ class RunWriter:
         identity: RunIdentity,
         provenance: Mapping[str, Any],
         *,
-        lock_timeout_s: float | None = None,
         force: bool = False,
-        is_stale: Any = None,
+        on_wait: Callable[[], None] | None = None,
     ) -> None:
         if root.name == PUBLISHED:
             raise ConfigError(f"results_dir={root} is where published results live; write to another folder.")
@@ -193,9 +194,8 @@ class RunWriter:
         self.directory = root / identity.paper / identity.run_id
         self._provenance = dict(provenance)
         self._lock = FileLock(root / identity.paper / f".{identity.run_id}.lock")
-        self._lock_timeout_s = -1 if lock_timeout_s is None else lock_timeout_s
         self._force = force
-        self._is_stale = is_stale
+        self._on_wait = on_wait
         self._finished: dict[str, list[dict[str, Any]]] = {}
 
     @property
@@ -205,19 +205,20 @@ class RunWriter:
     def __enter__(self) -> "RunWriter":
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=self._lock_timeout_s)
-        except Timeout as error:
-            raise ResultsError(
-                f"run {self.identity.run_id} is being written by another process. Wait for it, or stop it."
-            ) from error
-        record = _read_record(self.directory)
-        complete = record is not None and record.get("status") == "complete"
-        if self._force or (complete and self._is_stale is not None and self._is_stale(record)):
-            for leftover in ("run.json", "rows.parquet", "journal.jsonl"):
-                (self.directory / leftover).unlink(missing_ok=True)
-            complete = False
-        if not complete:
-            self._finished = dict(_read_journal(self._journal))
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            if self._on_wait is not None:
+                self._on_wait()
+            self._lock.acquire()
+        try:
+            if self._force:
+                for leftover in ("run.json", "rows.parquet", "journal.jsonl"):
+                    (self.directory / leftover).unlink(missing_ok=True)
+            if not self.is_complete:
+                self._finished = dict(_read_journal(self._journal))
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -228,6 +229,17 @@ class RunWriter:
         """Whether a complete run with this identity is on disk."""
         record = _read_record(self.directory)
         return record is not None and record.get("status") == "complete"
+
+    def read_record(self) -> dict[str, Any]:
+        """The record on disk of this run.
+
+        Raises:
+            ResultsError: there is none, or it is damaged.
+        """
+        record = _read_record(self.directory)
+        if record is None:
+            raise ResultsError(f"run {self.identity.run_id} has no run.json yet.")
+        return record
 
     @property
     def finished_items(self) -> frozenset[str]:
@@ -335,7 +347,9 @@ def _read_record(directory: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{directory / 'run.json'} is damaged ({error}). Delete the folder and run it again.") from error
+        raise ResultsError(
+            f"{directory / 'run.json'} is damaged ({error}). Delete the folder and run it again."
+        ) from error
     if record.get("schema_version") != SCHEMA_VERSION:
         raise ResultsError(
             f"{directory / 'run.json'} has schema version {record.get('schema_version')}, this version reads "
@@ -377,7 +391,9 @@ class Results:
     Does not modify what is on disk.
     """
 
-    def __init__(self, frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], skipped: Sequence[str] = ()) -> None:
+    def __init__(
+        self, frame: pd.DataFrame, records: Mapping[str, Mapping[str, Any]], skipped: Sequence[str] = ()
+    ) -> None:
         self.frame = frame
         self.records = dict(records)
         self.skipped = tuple(skipped)
@@ -484,7 +500,10 @@ class Results:
             both.select(keep=[*keys, "base", "origin"], method=name)[["run_key", "item", "seed", *keys, "value"]]
             for name in (method, baseline)
         ]
-        left, right = (side.rename(columns={"value": f"{who}_value"}) for side, who in zip(sides, ("method", "baseline"), strict=True))
+        left, right = (
+            side.rename(columns={"value": f"{who}_value"})
+            for side, who in zip(sides, ("method", "baseline"), strict=True)
+        )
         merged = left.merge(right, on=["run_key", "item", "seed", *keys])
         return merged.drop(columns="run_key")
 
@@ -508,9 +527,13 @@ def _read_rows(directory: Path, record: Mapping[str, Any], origin: str) -> pd.Da
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise ResultsError(f"{path} is missing although run.json says complete. Run it again with force=true.") from error
+        raise ResultsError(
+            f"{path} is missing although run.json says complete. Run it again with force=true."
+        ) from error
     if hashlib.sha256(data).hexdigest() != record["rows_sha256"]:
-        raise ResultsError(f"{path} is not the file that run.json describes (checksum differs). Run it again with force=true.")
+        raise ResultsError(
+            f"{path} is not the file that run.json describes (checksum differs). Run it again with force=true."
+        )
     frame = pq.read_table(pa.BufferReader(data)).to_pandas()
     factors = frame.pop("factors").map(json.loads)
     for name in sorted({key for entry in factors for key in entry}):

@@ -1,0 +1,1 @@
+"""Run experiments from Hydra configs: `python -m experiments.run +paper=cacheblend`. No algorithm, no plotting."""
