@@ -25,7 +25,18 @@ from common.errors import ConfigError, UnknownName
 T = TypeVar("T")
 
 # Okabe-Ito, which stays apart in print and for the colour-blind; handed out in registration order where none is given.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#5E4FA2", "#66A61E", "#7F7F7F")
+_PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C6D31",
+    "#5E4FA2",
+    "#66A61E",
+    "#7F7F7F",
+)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 
@@ -132,8 +143,8 @@ class Registry(Generic[T]):
         found: dict[str, Any] = {}
         for field in dataclasses.fields(entry):
             if field.init:
-                has_factory = field.default_factory is not dataclasses.MISSING
-                found[field.name] = field.default_factory() if has_factory else field.default  # type: ignore[misc]
+                factory = field.default_factory
+                found[field.name] = field.default if factory is dataclasses.MISSING else factory()
         return found
 
     def create(self, name: str, **knobs: Any) -> Any:

@@ -386,7 +386,7 @@ class Results:
     """Stored rows of complete runs, as a frame with one column per key and one per factor (`factor.<name>`).
 
     Beside the stored columns there are `series` (the method, with the knobs in which stored variants of it differ), `label`,
-    `base` (12 digits: runs with the same base saw the same items), `origin` ("published" or "local"), `finished_at` and `machine`.
+    `base` (12 digits; the same base means the same items), `origin` ("published" or "local"), `finished_at`, `machine`.
 
     Does not modify what is on disk.
     """

@@ -6,6 +6,7 @@ results store; finished ones are skipped, interrupted ones resumed.
 Exit codes: 0 all done; 1 a run failed; 2 a setting was refused; 130 interrupted.
 """
 
+import dataclasses
 import os
 import re
 import sys
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import ConfigError, ReproError
 from common.experiment import Run
@@ -142,9 +143,27 @@ def run_config(config: DictConfig) -> None:
         )
 
 
+@dataclasses.dataclass
+class _Outcome:
+    """What the jobs of this process came to; the worst of them decides the exit code."""
+
+    exit_code: int = 0
+
+
+_outcome = _Outcome()
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def _hydra_task(config: DictConfig) -> None:
-    run_config(config)
+    launcher = str(HydraConfig.get().runtime.choices["hydra/launcher"])
+    try:
+        run_config(config)
+    except ReproError as error:
+        if launcher != "basic":  # in a process of its own; only an exception reaches the one that the user started
+            raise
+        # Raised to Hydra, this would come out with a line of its own around it, and after a multirun only the first would.
+        say(f"{type(error).__name__}: {error}", is_error=True)
+        _outcome.exit_code = max(_outcome.exit_code, 2 if isinstance(error, ConfigError) else 1)
 
 
 def explain(error: BaseException, overrides: Sequence[str]) -> str:
@@ -161,14 +180,13 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
         return schema.unknown_setting(found.group(1))
     if found := re.search(r"Key '([^']+)' is not in struct", text):
         return schema.unknown_setting(found.group(1))
-    if (
-        "mismatched input" in text
-        or "LexerNoViableAlt" in text
-        or "no viable alternative" in text
-        or "extraneous input" in text
-    ):
-        bad = next((override for override in overrides if override in text), " ".join(overrides))
-        return f"cannot read the override {bad!r}; write name=value, and quote values with spaces or brackets for the shell."
+    for override in overrides:
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException:
+            return (
+                f"cannot read {override!r}: check its brackets and quotes; a value with spaces needs quotes of its own."
+            )
     return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
@@ -182,7 +200,14 @@ def main() -> int:
     sys.argv[1:] = arguments
     sys.path.insert(0, os.getcwd())  # plug-ins lie in the folder one works in
     asks_hydra = any(argument.startswith("-") and argument not in ("-m", "--multirun") for argument in arguments)
+    unreadable = [
+        text for text in arguments if not text.startswith(("-", "~")) and not re.match(r"\+{0,2}[\w@/.:-]+=", text)
+    ]
     try:
+        if unreadable and not asks_hydra:
+            raise ConfigError(
+                f"cannot read {unreadable[0]!r} as a setting; write name=value, and quote spaces and brackets for the shell."
+            )
         if not asks_hydra and not any(argument.startswith("+paper=") for argument in arguments):
             from experiments.list import print_overview
 
@@ -192,21 +217,16 @@ def main() -> int:
         _hydra_task()
     except KeyboardInterrupt:
         return 130
-    except (HydraException, OmegaConfBaseException) as error:
-        cause: BaseException | None = error
-        while cause is not None:  # under a multirun Hydra wraps what a job raised
-            if isinstance(cause, ReproError):
-                break
-            cause = cause.__cause__
-        say(f"ConfigError: {cause or explain(error, arguments)}", is_error=True)
-        return 2
-    except ConfigError as error:
-        say(f"{type(error).__name__}: {error}", is_error=True)
-        return 2
     except ReproError as error:
         say(f"{type(error).__name__}: {error}", is_error=True)
-        return 1
-    return 0
+        return 2 if isinstance(error, ConfigError) else 1
+    except Exception as error:
+        # Hydra's parsers also raise types of their own; whatever comes from elsewhere is a bug and keeps its traceback.
+        if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf", "antlr4"):
+            raise
+        say(f"ConfigError: {explain(error, arguments)}", is_error=True)
+        return 2
+    return _outcome.exit_code
 
 
 if __name__ == "__main__":

@@ -109,20 +109,25 @@ def paper_config(name: str) -> dict[str, Any]:
 
 
 def load_paper(name: str) -> Paper:
-    """The `PAPER` of a package's api module.
+    """The `PAPER` of a package's api module: one of ours, or an importable package of the user's own.
 
     Raises:
         UnknownName: there is no such paper.
     """
-    if name not in paper_names():
-        raise UnknownName(unknown("paper", name, paper_names()))
-    paper: Paper = importlib.import_module(f"{name}.api").PAPER
+    try:
+        module = importlib.import_module(f"{name}.api")
+        paper: Paper = module.PAPER
+    except (ModuleNotFoundError, AttributeError) as error:
+        is_absent = isinstance(error, AttributeError) or error.name in (name, f"{name}.api")
+        if name in paper_names() or not is_absent:
+            raise
+        raise UnknownName(unknown("paper", name, paper_names())) from error
     return paper
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """One line for a name that does not exist, with the nearest one that does."""
-    options = list(known)
+    options = sorted(known)
     near = difflib.get_close_matches(name, options, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(options)}"
@@ -139,6 +144,9 @@ def check(config: DictConfig) -> RunConfig:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain.setdefault("plan", {})
+    for name in ("methods", "plugins"):  # one name needs no brackets
+        if isinstance(plain.get(name), str):
+            plain[name] = [plain[name]]
     required = {f.name: None for f in dataclasses.fields(RunConfig) if f.default is dataclasses.MISSING}
     absent = [name for name in required if name not in plain and name != "paper"]
     if absent:

@@ -22,13 +22,15 @@ def _entries() -> dict[tuple[str, str], list[str]]:
 
 
 def _cases(entries: dict[tuple[str, str], list[str]]) -> list[Any]:
-    cases = []
+    cases: list[Any] = []
     for (name, kind), names in entries.items():
         paper = schema.load_paper(name)
         checks: tuple[Check, ...] = paper.method_contract if kind == "method" else paper.workload_contract
-        for entry in names:
-            for check in checks:
-                cases.append(pytest.param(check, entry, id=f"{name}-{kind}-{entry}-{check.__name__}"))
+        cases += [
+            pytest.param(check, entry, id=f"{name}-{kind}-{entry}-{check.__name__}")
+            for entry in names
+            for check in checks
+        ]
     return cases
 
 
