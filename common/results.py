@@ -431,21 +431,31 @@ class Results:
         """The rows whose keys have these values; a list allows any of several. Factors are spelt `factor.<name>`: use a dict."""
         return Results(_filter(self.frame, fixed), self.records, self.skipped)
 
-    def newest(self) -> "Results":
+    def newest(self, *, whole_runs: bool = False) -> "Results":
         """Keep, for each (paper, experiment, workload, model, data, scale), the newest set of runs that belong together.
 
         Runs belong together when they have the same `base` (items, sizes, everything but methods) and the same origin, so
         results of another machine or of an older configuration are never mixed in. Within the set a method that several
         runs contain is taken from the newest of them, seed by seed.
+
+        Args:
+            whole_runs: keep all methods of all these runs. For paired comparisons: a method may have been run again without
+                the one that it is to be compared with.
         """
         frame = self.frame
         if frame.empty:
             return self
         group = ["paper", "experiment", "workload", "model", "data", "scale"]
-        newest = frame.sort_values("finished_at").groupby(group, sort=False)[["base", "origin"]].last().reset_index()
+        # Stable: runs that finished within one second keep the order of `load`, published before local.
+        in_time = frame.sort_values("finished_at", kind="stable")
+        newest = in_time.groupby(group, sort=False)[["base", "origin"]].last().reset_index()
         frame = frame.merge(newest, on=[*group, "base", "origin"])
+        if whole_runs:
+            return Results(_with_series(frame), self.records, self.skipped)
         own = [*group, "method", "method_args", "seed"]
-        latest_run = frame.sort_values("finished_at").groupby(own, sort=False)["run_key"].last().reset_index()
+        latest_run = (
+            frame.sort_values("finished_at", kind="stable").groupby(own, sort=False)["run_key"].last().reset_index()
+        )
         return Results(_with_series(frame.merge(latest_run, on=[*own, "run_key"])), self.records, self.skipped)
 
     def select(self, keep: Sequence[str] = (), **fixed: Any) -> pd.DataFrame:

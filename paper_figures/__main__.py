@@ -1,0 +1,53 @@
+"""`python -m paper_figures [PAPER ...]`: redraw figures and claim tables from stored results.
+
+Exit codes: 0 done (missing results are named, with the command that makes them); 1 stored results could not be drawn, or
+`--check` was given and something is missing; 2 a wrong argument.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.errors import ConfigError, ReproError
+from paper_figures._draw import SCALES, draw
+from paper_figures._registry import check_paper, papers
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ConfigError(f"{message}. `python -m paper_figures --help` lists the arguments.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = _Parser(prog="python -m paper_figures", description="Redraw figures and claim tables from stored results.")
+    parser.add_argument("papers", nargs="*", metavar="PAPER", help="only these papers (default: all)")
+    parser.add_argument(
+        "--scale", default="cpu", help=f"draw results of this scale: {', '.join(SCALES)} (default: cpu)"
+    )
+    parser.add_argument("--results", type=Path, default=None, help="where runs are stored (default: results)")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a result is missing")
+    try:
+        options = parser.parse_args(arguments)
+        for paper in options.papers:
+            check_paper(paper)
+        if options.scale not in SCALES:
+            raise ConfigError(f"scale={options.scale!r} is not a scale. Choose one of {', '.join(SCALES)}.")
+        if options.results is not None and not options.results.is_dir():
+            raise ConfigError(f"--results {options.results} is not a folder.")
+        root = options.results or Path("results")
+        reports = [draw(paper, root, options.out, options.scale) for paper in options.papers or papers()]
+    except ReproError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    for report in reports:
+        print(report)
+    if any(report.has_failures for report in reports):
+        return 1
+    return 1 if options.check and not all(report.is_complete for report in reports) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

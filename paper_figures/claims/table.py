@@ -1,0 +1,212 @@
+"""The claim table: every claim of a paper against what is stored, with a computed verdict."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from common.errors import ResultsError
+from common.plotting import Column, interval, to_csv, to_latex, to_markdown
+from common.plotting.save import SCALE_NOTES, compact_range, describe_code, describe_machine
+from common.results import Results
+from common.stats import Estimate
+from paper_figures.claims import VERDICTS, Claim, Verdict, judge
+from paper_figures.claims.evaluators import NoRows, samples_of
+
+PANEL_KEYS = ("workload", "model", "data")
+"""A claim gets one verdict for each combination of these: numbers of two models are never averaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClaimRow:
+    """A claim in one setting.
+
+    Attributes:
+        claim: the claim.
+        setting: workload, model, data and the claim's `per` keys; empty where there is no number.
+        estimate: our number; None where there is none.
+        num_items, seeds: what it rests on.
+        basis: "measured", "simulated", "modelled", or several joined with "+".
+        verdict: computed.
+        note: the command that makes a missing result, or why there is no verdict, or the claim's reason.
+        records: the run records behind the number.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    setting: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    estimate: Estimate | None = None
+    num_items: int = 0
+    seeds: str = ""
+    basis: str = ""
+    note: str = ""
+    records: Sequence[Mapping[str, Any]] = ()
+
+
+def run_command(paper: str, experiment: str, scale: str) -> str:
+    """The command that makes the results of an experiment."""
+    return f"python -m experiments.run +paper={paper} experiment={experiment}" + (
+        "" if scale == "cpu" else f" scale={scale}"
+    )
+
+
+def evaluate_claims(paper: str, claims: Sequence[Claim], results: Results, scale: str) -> list[ClaimRow]:
+    """One row per claim and setting.
+
+    Args:
+        paper: the paper's name.
+        claims: its claims.
+        results: all results of the paper.
+        scale: use rows of this scale only.
+    """
+    return [row for claim in claims for row in _evaluate(paper, claim, results, scale)]
+
+
+def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[ClaimRow]:
+    if claim.ours is None or (claim.not_testable and scale != "gpu"):
+        return [ClaimRow(claim, "not testable here", note=claim.not_testable or "")]
+    assert claim.experiment is not None
+    command = run_command(paper, claim.experiment, scale)
+    not_run = ClaimRow(claim, "not run", note=f"not run: `{command}`")
+    stored = results.only(experiment=claim.experiment, scale=scale) if len(results) else results
+    if not len(stored):
+        return [not_run]
+    known = {column: value for column, value in claim.where.items() if column in stored.frame.columns}
+    if len(known) < len(claim.where):
+        return [dataclasses.replace(not_run, note=f"{not_run.note} (no rows with {set(claim.where) - set(known)})")]
+    panels = stored.only(**known).newest(whole_runs=True)
+    pooled = [column for column, value in claim.where.items() if isinstance(value, list) and column not in PANEL_KEYS]
+    keys = [*PANEL_KEYS, *claim.per]
+    missing = [column for column in claim.per if column not in panels.frame.columns]
+    if missing or not len(panels):
+        return [not_run]
+    rows = []
+    for values, _ in panels.frame.groupby(keys, sort=True):
+        setting = dict(zip(keys, values if isinstance(values, tuple) else (values,), strict=True))
+        try:
+            samples, units, used = samples_of(panels.only(**setting), claim.ours.sides, pooled)
+            estimate = claim.ours.evaluate(samples, units)
+        except NoRows as error:
+            # A workload without this metric is no missing result, as long as another panel has it.
+            rows.append(dataclasses.replace(not_run, setting=setting, note=f"{not_run.note} ({error})"))
+            continue
+        except ResultsError as error:
+            rows.append(ClaimRow(claim, "cannot be computed", setting=setting, note=str(error)))
+            continue
+        verdict = judge(estimate, claim)
+        rows.append(
+            ClaimRow(
+                claim,
+                verdict,
+                setting,
+                estimate,
+                int(used["item"].nunique()),
+                compact_range(used["seed"].unique()),
+                "+".join(sorted(used["basis"].unique())),
+                "" if verdict == "holds" else claim.reason or "",
+                results.records_of(used),
+            )
+        )
+    found = [row for row in rows if row.verdict != "not run"]
+    return found or rows[:1] or [not_run]
+
+
+def format_estimate(row: ClaimRow) -> str:
+    """Our number with its interval in the paper's unit; "" where there is none."""
+    estimate, unit = row.estimate, row.claim.paper.unit
+    if estimate is None:
+        return ""
+    factor = 100 if unit == "%" else 1
+    suffix = {"1": "", "x": "x", "%": " %"}.get(unit, f" {unit}")
+    return interval(estimate.value * factor, estimate.low * factor, estimate.high * factor, suffix=suffix)
+
+
+def _frame(rows: Sequence[ClaimRow]) -> pd.DataFrame:
+    def line(row: ClaimRow) -> dict[str, Any]:
+        estimate, number = row.estimate, row.claim.paper
+        return {
+            "id": row.claim.id,
+            "claim": row.claim.statement,
+            "paper": str(number),
+            "setting": show_setting(row.setting),
+            "ours": format_estimate(row),
+            "n": f"{row.num_items} items, seeds {row.seeds}" if estimate is not None else "",
+            "basis": row.basis,
+            "verdict": row.verdict,
+            "value": None if estimate is None else estimate.value,
+            "low": None if estimate is None else estimate.low,
+            "high": None if estimate is None else estimate.high,
+            "num_units": None if estimate is None else estimate.num_units,
+            "unit": number.unit,
+            "bound": None if row.claim.expect is None else f"{row.claim.expect} {row.claim.bound:g}",
+            "where": number.where,
+            "note": row.note,
+        }
+
+    return pd.DataFrame([line(row) for row in rows])
+
+
+def show_setting(setting: Mapping[str, Any]) -> str:
+    """A setting in words: "multi_chunk_qa, model small, data bundled"."""
+    parts = [
+        str(value) if key == "workload" else f"{key.removeprefix('factor.').replace('_', ' ')} {value}"
+        for key, value in setting.items()
+        if value not in ("", "none")
+    ]
+    return ", ".join(parts)
+
+
+_COLUMNS = [
+    Column("claim", "Claim", digits=None),
+    Column("paper", "Paper", digits=None),
+    Column("setting", "Setting", digits=None),
+    Column("ours", "Ours (95 % CI)", digits=None),
+    Column("n", "n", digits=None),
+    Column("basis", "Basis", digits=None),
+    Column("verdict", "Verdict", digits=None),
+]
+
+
+_LEGEND = (
+    "- Paper: the paper's own number, copied from it.",
+    "- Ours: computed from stored rows when this table was made, with a 95 % bootstrap interval over items.",
+    "- Basis: measured (on the machine named below), simulated (in virtual time), modelled (by a formula).",
+    "- Verdict: *holds* if the whole interval reaches the paper's bound; *same direction* if it only excludes no effect; "
+    "*does not hold* otherwise, also where the interval is too wide to tell.",
+)
+
+
+def count_verdicts(rows: Sequence[ClaimRow]) -> str:
+    """How many rows have each verdict, e.g. "3 holds, 1 not run"."""
+    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in VERDICTS}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "no claims"
+
+
+def render(paper: str, rows: Sequence[ClaimRow], scale: str) -> dict[str, str]:
+    """The claim table as `claims.md`, `claims.csv` and `claims.tex`: file name -> text."""
+    frame = _frame(rows)
+    lines = [f"# Claims of {paper}, scale {scale}", "", f"{count_verdicts(rows)}.", ""]
+    if scale in SCALE_NOTES:
+        lines += [f"**{SCALE_NOTES[scale]}**", ""]
+    if not len(frame):
+        return {"claims.md": "\n".join(lines)}
+    lines.append(to_markdown(frame, _COLUMNS))
+    notes = dict.fromkeys((row.claim.id, row.claim.statement, row.verdict, row.note) for row in rows if row.note)
+    if notes:
+        lines += ["## Reasons and missing results", ""]
+        lines += [f"- **{statement}** ({verdict}): {' '.join(note.split())}" for _, statement, verdict, note in notes]
+        lines.append("")
+    lines += ["## What the columns mean", "", *_LEGEND, ""]
+    records = [record for row in rows for record in row.records]
+    machines = dict.fromkeys(describe_machine(record.get("machine") or {}) for record in records)
+    codes = dict.fromkeys(describe_code(record) for record in records)
+    if records:
+        lines += [f"Machine: {'; '.join(machines)}. Code: {'; '.join(codes)}.", ""]
+    lines += ["Where the paper says it:", ""]
+    lines += dict.fromkeys(f"- {row.claim.statement}: {row.claim.paper.where}" for row in rows)
+    return {
+        "claims.md": "\n".join(lines) + "\n",
+        "claims.csv": to_csv(frame),
+        "claims.tex": to_latex(frame, _COLUMNS),
+    }
