@@ -86,6 +86,13 @@ class Row:
             raise ResultsError(
                 f"metric {self.metric!r} of method {self.method!r} is NaN; a failure must raise, not be stored."
             )
+        # Numbers come from numpy and torch as types of their own, which JSON does not know.
+        object.__setattr__(self, "value", float(self.value))
+        factors = {name: factor.item() if hasattr(factor, "item") else factor for name, factor in self.factors.items()}
+        for name, factor in factors.items():
+            if not isinstance(factor, str | int | float):
+                raise ResultsError(f"factor {name}={factor!r} must be a number or text.")
+        object.__setattr__(self, "factors", factors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,6 +351,8 @@ class RunWriter:
 def _read_record(directory: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((directory / "run.json").read_text())
+        if not isinstance(record, dict):
+            raise json.JSONDecodeError("not an object", "", 0)
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -413,7 +422,7 @@ class Results:
         records: dict[str, dict[str, Any]] = {}
         skipped: list[str] = []
         for origin, base in (("published", root / PUBLISHED), ("local", root)):
-            for path in sorted(base.glob(f"{paper or '*'}/*/run.json")):
+            for path in sorted(base.glob(f"{paper or '[!.]*'}/*/run.json")):  # .publish-* is a publication in progress
                 record = _read_record(path.parent)
                 assert record is not None
                 if record["status"] != "complete":
@@ -580,10 +589,12 @@ def _empty_frame() -> pd.DataFrame:
 
 
 def publish(root: Path, paper: str, scale: str = "cpu") -> list[Path]:
-    """Copy the newest local runs of a paper into `root/published`, in place of what was published for it before.
+    """Copy the newest local runs of a paper into `root/published`.
+
+    They replace what was published before for the same experiment, workload, model, data and scale; the rest stays.
 
     Returns:
-        The directories written.
+        All directories that are now published for the paper.
 
     Raises:
         ResultsError: there is no complete local run of that paper at that scale.
@@ -593,13 +604,16 @@ def publish(root: Path, paper: str, scale: str = "cpu") -> list[Path]:
     if not len(local):
         raise ResultsError(f"no complete local run of {paper} at scale={scale} under {root}; run it first.")
     target = root / PUBLISHED / paper
+    group = ["experiment", "workload", "model", "data", "scale"]
+    published = results.only(origin="published").frame
+    replaced = published.merge(local.frame[group].drop_duplicates(), on=group)["run_key"]
+    kept = published[~published["run_key"].isin(replaced)]
     staging = Path(tempfile.mkdtemp(dir=root, prefix=".publish-"))
-    for key in local.frame["run_key"].unique():
-        _, _, run_id = key.split("/", 2)
-        source = root / paper / run_id
-        (staging / run_id).mkdir()
-        for name in ("rows.parquet", "run.json"):
-            shutil.copy2(source / name, staging / run_id / name)
+    for base, frame in ((target, kept), (root / paper, local.frame)):
+        for run_id in frame["run_id"].unique():
+            (staging / run_id).mkdir()
+            for name in ("rows.parquet", "run.json"):
+                shutil.copy2(base / run_id / name, staging / run_id / name)
     os.chmod(staging, 0o755)
     if target.exists():
         shutil.rmtree(target)
