@@ -1,9 +1,9 @@
 """A model with a store of chunk KV caches: what methods run on.
 
-    engine = Engine(load(ModelSpec("small")))
-    engine.precompute(request)                      # offline: every chunk's KV, computed alone, goes into the store
-    computed = engine.blend(request, BlendPlan())   # online: load, move, choose, recompute
-    engine.decode(computed, max_tokens=16).ids
+engine = Engine(load(ModelSpec("small")))
+engine.precompute(request)                      # offline: every chunk's KV, computed alone, goes into the store
+computed = engine.blend(request, BlendPlan())   # online: load, move, choose, recompute
+engine.decode(computed, max_tokens=16).ids
 """
 
 import dataclasses
@@ -221,7 +221,9 @@ class Engine:
         if max(ids) >= self.transformer.vocab_size:
             raise ConfigError(f"token id {max(ids)} is outside the vocabulary of {self.transformer.vocab_size}.")
         if len(ids) > self.transformer.max_positions:
-            raise ConfigError(f"{len(ids)} tokens are more than the model's {self.transformer.max_positions} positions.")
+            raise ConfigError(
+                f"{len(ids)} tokens are more than the model's {self.transformer.max_positions} positions."
+            )
         rng = for_component(self._seed, "selection", hashlib.sha256(repr(ids).encode()).hexdigest())
         return blend(self.transformer, self.rope, torch.tensor(ids), reused, plan, rng, self.on_phase)
 
@@ -344,7 +346,5 @@ class _Stepper:
 
 
 def _bos(loaded: LoadedModel) -> tuple[int, ...]:
-    found = (
-        loaded.config.bos_token_id if loaded.tokenizer is None else prompt_format.bos_id(loaded.tokenizer)
-    )
+    found = loaded.config.bos_token_id if loaded.tokenizer is None else prompt_format.bos_id(loaded.tokenizer)
     return () if found is None else (int(found),)

@@ -139,7 +139,9 @@ def concatenate(caches: Sequence[KVCache]) -> KVCache:
     if not caches:
         raise ConfigError("there is no cache to concatenate.")
     if len({(c.num_layers, c.num_heads, c.head_dim, c.dtype, c.device, c.is_rotated) for c in caches}) > 1:
-        raise ConfigError("caches of different layers, heads, head_dim, dtype, device or rotation cannot be concatenated.")
+        raise ConfigError(
+            "caches of different layers, heads, head_dim, dtype, device or rotation cannot be concatenated."
+        )
     return KVCache(
         torch.cat([cache.keys_LHTD for cache in caches], dim=2),
         torch.cat([cache.values_LHTD for cache in caches], dim=2),

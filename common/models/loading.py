@@ -232,7 +232,7 @@ def _load_pretrained(spec: ModelSpec, path: str) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(path, **offline)
     except OSError as error:
         raise DataUnavailable(_why_unavailable(spec, path, error)) from error
-    model.to(device).eval().requires_grad_(False)
+    model = _settle(model, device)
     if spec.source == "hf":
         commit = getattr(config, "_commit_hash", None) or spec.revision
         weights = f"hub:{path}@{commit}"
@@ -268,15 +268,20 @@ def _build_random(spec: ModelSpec) -> LoadedModel:
         max_position_embeddings=32768,
         bos_token_id=1000,
         eos_token_id=1001,
-        attn_implementation=spec.attention,
     )
+    config._attn_implementation = spec.attention
     # transformers draws initial weights from torch's global stream; fork it, so that loading a model disturbs nobody.
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(spec.seed)
         model = LlamaForCausalLM(config)
-    model.to(device=resolve_device(spec.device), dtype=getattr(torch, spec.dtype)).eval().requires_grad_(False)
+    model = _settle(model, resolve_device(spec.device), getattr(torch, spec.dtype))
     text = f"random|{spec.name}|{spec.seed}|{spec.dtype}|{_config_text(config)}"
     return LoadedModel(spec, model, None, hashlib.sha256(text.encode()).hexdigest(), "")
+
+
+def _settle(model: Any, device: str, dtype: Any = None) -> Any:
+    """The model on its device, in evaluation mode, without gradients."""
+    return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
 def _check_family(config: Any) -> None:
@@ -287,7 +292,14 @@ def _check_family(config: Any) -> None:
 
 def _config_text(config: Any) -> str:
     """The part of a configuration that decides what is computed, as text."""
-    ignored = {"transformers_version", "_name_or_path", "dtype", "use_cache", "output_attentions", "output_hidden_states"}
+    ignored = {
+        "transformers_version",
+        "_name_or_path",
+        "dtype",
+        "use_cache",
+        "output_attentions",
+        "output_hidden_states",
+    }
     plain = {key: value for key, value in config.to_dict().items() if key not in ignored}
     return json.dumps(plain, sort_keys=True, default=str)
 
