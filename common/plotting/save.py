@@ -168,7 +168,7 @@ def describe_code(record: Mapping[str, Any]) -> str:
 def compact_range(numbers: Iterable[int]) -> str:
     """Sorted whole numbers in short: 0-4 for 0 1 2 3 4, and 0-1,5 for 0 1 5."""
     runs: list[list[int]] = []
-    for value in sorted(int(number) for number in numbers):
+    for value in sorted({int(number) for number in numbers}):
         if runs and value == runs[-1][1] + 1:
             runs[-1][1] = value
         else:

@@ -44,11 +44,12 @@ def number(value: float, digits: int = 3) -> str:
         return "∞" if value > 0 else "-∞"
     if value == 0:
         return "0"
-    size = math.floor(math.log10(abs(value)))
-    if not -4 <= size < 6:
+    exponent = int(f"{value:e}".partition("e")[2])
+    if not -4 <= exponent < 6:
         return f"{value:.{digits - 1}e}"
-    rounded = round(value, digits - 1 - size)
-    return f"{rounded:,.{max(0, digits - 1 - size)}f}"
+    rounded = float(f"{value:.{digits - 1}e}")  # 0.9996 is shown as 1.00, not as 1.000
+    places = max(0, digits - 1 - int(f"{rounded:e}".partition("e")[2]))
+    return f"{value:,.{places}f}"
 
 
 def interval(value: float, low: float, high: float, digits: int = 3, suffix: str = "") -> str:

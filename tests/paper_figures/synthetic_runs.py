@@ -1,11 +1,10 @@
 """Synthetic runs, written through the real RunWriter, for tests of drawing and judging. Never stored as results."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from common.results import ItemRows, Row, RunIdentity, RunWriter
 
@@ -18,44 +17,33 @@ STYLES = {
 }
 MACHINE = {"cpu_model": "Test CPU @ 2 GHz", "cpu_cores": 2, "threads_used": 1}
 
-WriteRun = Callable[..., dict[str, Any]]
 
-
-@pytest.fixture
-def write_run(tmp_path: Path) -> WriteRun:
-    """Write one complete run under tmp_path/results."""
-
-    def write(
-        experiment: str,
-        items: Mapping[str, Iterable[Row]],
-        *,
-        seed: int = 0,
-        scale: str = "cpu",
-        paper: str = "cacheblend",
-        root: Path = tmp_path / "results",
-        styles: Mapping[str, Any] = STYLES,
-        **settings: Any,
-    ) -> dict[str, Any]:
-        resolved = {
-            "workload": "multi_chunk_qa",
-            "model": {"name": "small"},
-            "data": {"name": "bundled"},
-            "scale": scale,
-        }
-        identity = RunIdentity(paper, experiment, seed, scale, resolved | settings)
-        facts = {
-            "command": f"python -m experiments.run +paper={paper}",
-            "version": "0.1.0",
-            "git": {"commit": "0123456789abcdef", "is_dirty": False},
-            "machine": MACHINE,
-            "styles": dict(styles),
-        }
-        with RunWriter(root, identity, facts, force=True) as run:
-            for item, rows in items.items():
-                run.commit(ItemRows(item, rows))
-            return run.complete(wall_s=1.0)
-
-    return write
+def write_run(
+    root: Path,
+    experiment: str,
+    items: Mapping[str, Iterable[Row]],
+    *,
+    seed: int = 0,
+    scale: str = "cpu",
+    paper: str = "cacheblend",
+    styles: Mapping[str, Any] = STYLES,
+    inputs: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Write one complete run under `root`, and return its record."""
+    resolved = {"workload": "multi_chunk_qa", "model": {"name": "small"}, "data": {"name": "bundled"}, "scale": scale}
+    identity = RunIdentity(paper, experiment, seed, scale, resolved | settings)
+    facts = {
+        "command": f"python -m experiments.run +paper={paper}",
+        "version": "0.1.0",
+        "git": {"commit": "0123456789abcdef", "is_dirty": False},
+        "machine": MACHINE,
+        "styles": dict(styles),
+    }
+    with RunWriter(root, identity, facts, force=True) as run:
+        for item, rows in items.items():
+            run.commit(ItemRows(item, rows))
+        return run.complete(wall_s=1.0, inputs=inputs)
 
 
 def ttft_items(seed: int, num_items: int = 20, methods: Iterable[str] = tuple(STYLES)) -> dict[str, list[Row]]:
