@@ -79,6 +79,8 @@ def open_table(dataset: str, tables: Sequence[HubTable], otherwise: str) -> tupl
             first = list(islice(rows, 1))  # here, so that a table whose first row cannot be had counts as unreadable
         except _hub_errors() as error:
             tried.append(f"{table}: {_one_line(error)}")
+            if isinstance(error, ConnectionError) and not constants.HF_HUB_OFFLINE:
+                break  # the network is gone: the other tables would each cost the client's retries again
             continue
         return _records(chain(first, rows), table), table
     raise DataUnavailable(
@@ -94,8 +96,9 @@ def unreachable(endpoint: str, timeout_s: float = PROBE_TIMEOUT_S) -> str:
         try:
             with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=timeout_s):
                 outcome[0] = ""
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as error:
             outcome[0] = ""  # an error status is an answer
+            error.close()
         except (OSError, ValueError) as error:
             outcome[0] = _one_line(getattr(error, "reason", error))
 

@@ -88,7 +88,7 @@ class Record:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, a byte-order mark left out.
+    """The text of a UTF-8 file, a byte-order mark left out, line ends as "\\n".
 
     Raises:
         DataUnavailable: the file is missing, unreadable, or not UTF-8.

@@ -18,10 +18,10 @@ _FAMILIES = {
     "Multi-Doc RAG": "multi_document",
 }
 _COLUMNS = ("Question", "Source Docs", "Question Type", "Source Chunk Type", "Answer")
-# The gold answers cite their filings, "SOURCE(S): 2022 Q3 AAPL.pdf, ..." on a line and "(SOURCE: ...)" inside one. Citations are
-# gold evidence, not words that a model has to produce.
+# The gold answers cite their filings, on a line "SOURCE(S): 2022 Q3 AAPL.pdf, ..." and in brackets "(SOURCE: ...pdf)". Citations
+# are gold evidence, not words that a model has to produce.
 _CITATION_LINE = re.compile(r"^\s*SOURCE\(S\):.*$", re.MULTILINE)
-_CITATION_INSIDE = re.compile(r"\s*\(SOURCE: [^)]*\)")
+_CITATION_INSIDE = re.compile(r"\s*\([^()]*\.pdf[^()]*\)")
 _CITED_FILE = re.compile(r"([^\s\",:(][^\",:(\n]*)\.pdf")
 # UTF-8 punctuation that was once read as Windows-1252 ("Companyâ€™s").
 _MOJIBAKE = re.compile(r"â€[^\s\w]")

@@ -26,7 +26,10 @@ class Musique(TextDataset):
     file: str = "musique/musique_s.json"
 
     licence: ClassVar[str] = "CC-BY-4.0"
-    origin: ClassVar[str] = "https://github.com/StonyBrookNLP/musique (musique_ans_v1.0_dev.jsonl)"
+    origin: ClassVar[str] = (
+        "https://github.com/YaoJiayi/CacheBlend (inputs/musique_s.json), or StonyBrookNLP/musique "
+        "(musique_ans_v1.0_dev.jsonl, then set data.options.file)"
+    )
     hub: ClassVar[tuple[HubTable, ...]] = (
         *longbench.tables("musique"),
         HubTable("dgslibisey/MuSiQue", "musique", split="validation"),
@@ -70,8 +73,8 @@ class TwoWiki(TextDataset):
     origin: ClassVar[str] = "https://github.com/starsuzi/Adaptive-RAG (prompts/2wikimultihopqa)"
     hub: ClassVar[tuple[HubTable, ...]] = (
         *longbench.tables("2wikimqa"),
-        HubTable("xanhho/2WikiMultihopQA", "hotpot", split="dev"),
         HubTable("framolfese/2WikiMultihopQA", "hotpot", split="validation"),
+        HubTable("xanhho/2WikiMultihopQA", "hotpot", split="dev"),
     )
 
     def paths(self) -> tuple[str, ...]:
