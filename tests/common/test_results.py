@@ -327,9 +327,10 @@ def test_a_damaged_record_is_one_clear_line_and_force_mends_it(tmp_path, text):
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ResultsError, match=r"run\.json is damaged"):
         Results.load(tmp_path)
-    with pytest.raises(ResultsError, match=r"run\.json is damaged"), RunWriter(tmp_path, identity(), FACTS):
-        pass
-    # The refused writer has let go of the lock, so this does not hang.
+    refused = RunWriter(tmp_path, identity(), FACTS)
+    with pytest.raises(ResultsError, match=r"run\.json is damaged"):
+        refused.__enter__()
+    assert not refused._lock.is_locked, "whoever comes next would wait for ever"
     write(tmp_path)
     assert len(Results.load(tmp_path)) == 6
 

@@ -34,14 +34,14 @@ def test_golden_mean_of_two_units():
 
 
 def test_golden_point_estimates():
-    of, over = [2.0, 6.0, 40.0], [1.0, 2.0, 10.0]
-    assert stats.ratio_of_medians(of, over).value == 6 / 2
-    assert stats.median_of_ratios(of, over).value == 3.0  # median of 2, 3, 4
-    assert stats.ratio_of_means(of, over).value == 48 / 13
-    assert stats.relative_reduction(over, of).value == pytest.approx(1 - 13 / 48)
-    assert stats.difference_of_means(of, over).value == 35 / 3
+    of, over = [2.0, 8.0, 30.0], [1.0, 2.0, 10.0]
+    assert stats.ratio_of_medians(of, over).value == 8 / 2
+    assert stats.median_of_ratios(of, over).value == 3.0  # median of 2, 4, 3
+    assert stats.ratio_of_means(of, over).value == 40 / 13
+    assert stats.relative_reduction(over, of).value == pytest.approx(1 - 13 / 40)
+    assert stats.difference_of_means(of, over).value == 9.0
     assert stats.gap_closed([0.8, 0.7], [0.5, 0.5], [1.0, 0.9]).value == pytest.approx(0.25 / 0.45)
-    assert stats.median(of).value == 6.0
+    assert stats.median(of).value == 8.0
 
 
 def test_pairing_removes_what_items_share():

@@ -86,6 +86,13 @@ def test_knob_variants_are_drawn_apart(stored, tmp_path):
     assert {"CacheBlend (ratio=None)", "CacheBlend (ratio=0.3)"} <= set(points["series"])
 
 
+def test_an_older_configuration_is_not_mixed_in(stored, tmp_path):
+    write_run(stored, "ttft_vs_quality", ttft_items(7), num_items=9)
+    report = draw("cacheblend", stored, tmp_path)
+    assert outcome_of(report, "ttft_vs_quality").status == "drawn"
+    assert pd.read_csv(tmp_path / "cpu" / "cacheblend" / "ttft_vs_quality.csv")["panel"].nunique() == 1
+
+
 def test_what_was_not_run_is_named_and_its_old_files_go(tmp_path):
     folder = tmp_path / "figures" / "cpu" / "cacheblend"
     folder.mkdir(parents=True)
