@@ -93,10 +93,18 @@ class RowAttention:
         return out[0].transpose(0, 1).reshape(block.end_row - block.first_row, -1)
 
 
-def probabilities(query_QRD: Tensor, key_HND: Tensor, last_key_R: Tensor, scale: float) -> Tensor:
-    """Softmax attention of a few rows over all keys, (Q, R, N), computed the plain way; for analysis, not for speed."""
+def probabilities(
+    query_QRD: Tensor, key_HND: Tensor, last_key_R: Tensor, scale: float, window: int | None = None
+) -> Tensor:
+    """Softmax attention of a few rows over all keys, (Q, R, N), computed the plain way; for analysis, not for speed.
+
+    A row sees the keys up to `last_key_R`, of these only the last `window` if there is one.
+    """
     groups = query_QRD.shape[0] // key_HND.shape[0]
     keys_QND = key_HND.repeat_interleave(groups, dim=0)
     scores_QRN = query_QRD @ keys_QND.transpose(1, 2) * scale
-    visible_RN = torch.arange(key_HND.shape[1])[None, :] <= last_key_R[:, None]
+    key_N = torch.arange(key_HND.shape[1])
+    visible_RN = key_N[None, :] <= last_key_R[:, None]
+    if window is not None:
+        visible_RN &= last_key_R[:, None] - key_N[None, :] < window
     return scores_QRN.masked_fill(~visible_RN.to(scores_QRN.device), float("-inf")).softmax(-1)

@@ -8,8 +8,8 @@ engine.decode(computed, max_tokens=16).ids
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -113,6 +113,10 @@ class MemoryStore:
         """See `KVStore.put`; keeps a reference, a `KVCache` never changes."""
         self._entries[key] = InMemory(kv)
 
+    def entries(self) -> Iterator[tuple[ChunkKey, InMemory]]:
+        """Everything stored."""
+        return iter(self._entries.items())
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -181,7 +185,10 @@ class Engine:
         self.rope = Rope.of(loaded.model)
         self.bos: tuple[int, ...] = _bos(loaded)
         self.eos: int | None = None if self.tokenizer is None else prompt_format.eos_id(self.tokenizer)
+        self.separator: tuple[int, ...] = _separator(self.tokenizer)
         self.on_phase = on_phase
+        self.tokens_computed = 0.0
+        """Tokens run through the model so far, as a mean over its layers: prompts, chunks and decoding steps."""
         self._chunk_opening = self.bos if has_sink else ()
         self._seed = seed
         self._truth: tuple[Request, Computed] | None = None
@@ -225,7 +232,9 @@ class Engine:
                 f"{len(ids)} tokens are more than the model's {self.transformer.max_positions} positions."
             )
         rng = for_component(self._seed, "selection", hashlib.sha256(repr(ids).encode()).hexdigest())
-        return blend(self.transformer, self.rope, torch.tensor(ids), reused, plan, rng, self.on_phase)
+        blended = blend(self.transformer, self.rope, torch.tensor(ids), reused, plan, rng, self.on_phase)
+        self.tokens_computed += blended.computed.report.recomputed_tokens
+        return blended
 
     def truth(self, request: Request) -> Computed:
         """The full prefill of a request; the last one asked for is remembered. For references and oracles, not for methods."""
@@ -239,8 +248,17 @@ class Engine:
     # ----------------------------------------------------------------------------------------------------------- chunks
 
     def precompute(self, request: Request) -> int:
-        """Make sure that everything reusable of a request is stored; returns how many pieces had to be computed."""
-        return self.pieces(request)[1]
+        """Make sure that everything reusable of a request is stored; returns how many chunks had to be computed."""
+        missed = self.pieces(request)[1]
+        self.prefix(request)
+        return missed
+
+    def prefix(self, request: Request) -> Pieces:
+        """The longest prefix that prefix caching can hold: BOS, system prompt and first chunk, computed in this order."""
+        opening = (*self.bos, *request.prefix)
+        pieces = [self.chunk((), opening)[0]] if opening else []
+        pieces += [self.chunk(opening, chunk)[0] for chunk in request.chunks[:1] if chunk]
+        return Pieces(pieces, len(pieces))
 
     def pieces(self, request: Request) -> tuple[Pieces, int]:
         """A request's stored KV and how many of its chunks were missing and had to be computed first."""
@@ -296,6 +314,7 @@ class Engine:
             ids.append(token)
             if steps < max_tokens:
                 logits_V = stepper.step(token)
+                self.tokens_computed += 1
         return Decoded(tuple(ids), total_logprob / max(1, steps))
 
     @torch.no_grad()
@@ -343,6 +362,11 @@ class _Stepper:
             hidden_1E = net.leave(layer, hidden_1E, attended_1A)
         self._length += 1
         return net.logits(hidden_1E)[0]
+
+
+def _separator(tokenizer: Any) -> tuple[int, ...]:
+    """What ends a chunk, as `prompt_format.encode_chunk` puts it."""
+    return () if tokenizer is None else tuple(prompt_format.encode_chunk(tokenizer, ""))
 
 
 def _bos(loaded: LoadedModel) -> tuple[int, ...]:

@@ -22,14 +22,14 @@ def test_requests_leave_the_store_unchanged_and_repeat_exactly(models, request_o
     engine, request = Engine(models("llama"), store), request_of()
     assert engine.precompute(request) == 4
     assert engine.precompute(request) == 0
-    before = {key: entry.kv.fingerprint() for key, entry in store._entries.items()}
+    before = {key: entry.kv.fingerprint() for key, entry in store.entries()}
     first = engine.blend(request, BlendPlan(0.3))
     second = engine.blend(request, BlendPlan(0.3))
     assert torch.equal(first.logits_V, second.logits_V)
     assert first.kv.fingerprint() == second.kv.fingerprint()
     engine.decode(first, 4)
     assert first.kv.fingerprint() == second.kv.fingerprint()
-    assert {key: entry.kv.fingerprint() for key, entry in store._entries.items()} == before
+    assert {key: entry.kv.fingerprint() for key, entry in store.entries()} == before
 
 
 def test_a_chunk_is_stored_once_wherever_it_stands(models, request_of) -> None:

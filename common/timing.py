@@ -1,0 +1,159 @@
+"""Wall-clock timing that can be trusted: one timed run at a time on the machine, warmed up, repeated, interleaved.
+
+    timings = measure_interleaved({"full": run_full, "blend": run_blend}, warmup=1, repeats=5)
+    timings["full"].median_s / timings["blend"].median_s
+
+This is the only module below `experiments/` that reads a clock.
+"""
+
+import contextlib
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from common.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Wall times of repeated runs of one thing.
+
+    Attributes:
+        seconds: one per repeat, in the order of the repeats; the warm-up is not among them.
+        result: what the last repeat returned.
+    """
+
+    seconds: tuple[float, ...]
+    result: Any = dataclasses.field(default=None, compare=False)
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def iqr_s(self) -> float:
+        """Interquartile range; 0 for a single repeat."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return high - low
+
+
+@contextlib.contextmanager
+def exclusive(threads: int | None = None) -> Iterator[None]:
+    """Hold the machine's timing lock: no other timed section of any process of this project runs meanwhile.
+
+    Args:
+        threads: number of compute threads of torch for the duration, if torch is loaded; None leaves it.
+    """
+    with FileLock(Path(tempfile.gettempdir()) / "ninefold-timing.lock", mode=0o666):
+        torch = sys.modules.get("torch")
+        before = torch.get_num_threads() if torch is not None else None
+        if torch is not None and threads is not None:
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            if torch is not None:
+                torch.set_num_threads(before)
+
+
+def measure(
+    run: Callable[[], Any], *, warmup: int = 3, repeats: int = 10, threads: int | None = None, device: str = "cpu"
+) -> Timing:
+    """Time one thing; see `measure_interleaved`."""
+    return measure_interleaved({"": run}, warmup=warmup, repeats=repeats, threads=threads, device=device)[""]
+
+
+def measure_interleaved(
+    runs: Mapping[str, Callable[[], Any]],
+    *,
+    warmup: int = 3,
+    repeats: int = 10,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> dict[str, Timing]:
+    """Time several things so that they can be compared: each repeat runs all of them, in an order that rotates.
+
+    Other work on the machine comes and goes; interleaved, it hits all alike, so that ratios within a repeat stay meaningful.
+
+    Args:
+        runs: what to time, by name.
+        warmup: untimed rounds before the first repeat, >= 0.
+        repeats: timed rounds, >= 1.
+        threads: see `exclusive`.
+        device: "cuda..." waits for the GPU before each reading of the clock.
+
+    Raises:
+        ConfigError: fewer than one repeat.
+    """
+    if repeats < 1 or warmup < 0:
+        raise ConfigError(f"repeats={repeats} must be at least 1 and warmup={warmup} at least 0.")
+    names = list(runs)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    results: dict[str, Any] = {}
+    wait = _waiter(device)
+    with exclusive(threads):
+        for _ in range(warmup):
+            for name in names:
+                runs[name]()
+        for repeat in range(repeats):
+            start = repeat % len(names) if names else 0
+            for name in names[start:] + names[:start]:
+                results.pop(name, None)  # freed before the clock starts, not while it runs
+                wait()
+                begin_s = time.perf_counter()
+                results[name] = runs[name]()
+                wait()
+                seconds[name].append(time.perf_counter() - begin_s)
+    return {name: Timing(tuple(seconds[name]), results[name]) for name in names}
+
+
+class Stopwatch:
+    """Adds up wall time by phase: `watch(phase, layer)` ends the phase before it and begins this one.
+
+    Attributes:
+        seconds: {(phase, layer): s}.
+        spans: (phase, layer, begin, end) in order, in seconds since the first phase began.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._wait = _waiter(device)
+        self._open: tuple[str, int, float] | None = None
+        self._origin_s: float | None = None
+        self.seconds: dict[tuple[str, int], float] = {}
+        self.spans: list[tuple[str, int, float, float]] = []
+
+    def __call__(self, phase: str, layer: int) -> None:
+        self._wait()
+        now_s = time.perf_counter()
+        self._origin_s = now_s if self._origin_s is None else self._origin_s
+        if self._open is not None:
+            before, its_layer, begin_s = self._open
+            key = (before, its_layer)
+            self.seconds[key] = self.seconds.get(key, 0.0) + now_s - begin_s
+            self.spans.append((before, its_layer, begin_s - self._origin_s, now_s - self._origin_s))
+        # "end" closes the last phase: what comes after it belongs to nobody.
+        self._open = None if phase == "end" else (phase, layer, now_s)
+
+    def by_phase(self) -> dict[str, float]:
+        """Seconds per phase over all layers."""
+        totals: dict[str, float] = {}
+        for (phase, _), seconds in self.seconds.items():
+            totals[phase] = totals.get(phase, 0.0) + seconds
+        return totals
+
+
+def _waiter(device: str) -> Callable[[], None]:
+    if not device.startswith("cuda"):
+        return lambda: None
+    import torch
+
+    return lambda: torch.cuda.synchronize(device)
