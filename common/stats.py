@@ -4,9 +4,11 @@ The bootstrap resamples *units*, not rows. Rows of one unit (an item answered un
 are not independent, so they are drawn together; resampling them one by one would make intervals too narrow. All samples
 of a paired statistic are resampled with the same units, so what a unit has in common cancels, as it should.
 
-Intervals are percentile intervals, rounded outwards. We chose them over BCa because they are defined for medians (whose
-jackknife, which BCa needs, is not) and for samples that contain infinities. With few units they are somewhat too narrow;
-tests/common/test_stats.py measures by how much.
+Intervals are percentile intervals, rounded outwards, taken a little further into the tails than their nominal level says, as far
+as Student's t is wider than the normal distribution at this number of units (the "expanded percentile" interval of Hesterberg,
+The American Statistician 2015). We chose them over BCa because they are defined for medians (whose jackknife, which BCa needs,
+is not) and for samples that contain infinities. Below five units they are too narrow all the same, since no resample lies beyond the
+data: `Estimate.has_few_units`. tests/common/test_stats.py measures what they cover.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import special
 
 from common.errors import ResultsError
 from common.rng import for_component
@@ -27,6 +30,8 @@ StatisticName = Literal["mean", "median"]
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
+FEW_UNITS = 5
+"""With fewer units than this an interval is narrower than it claims."""
 _BLOCK_ELEMENTS = 4_000_000  # rows held at once while resampling: 32 MB per sample
 
 
@@ -53,6 +58,11 @@ class Estimate:
     def has_interval(self) -> bool:
         """Whether both ends of the interval are finite."""
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+    @property
+    def has_few_units(self) -> bool:
+        """Whether so few units went in that the interval, if there is one, is too narrow."""
+        return self.num_units < FEW_UNITS
 
 
 def bootstrap(
@@ -100,10 +110,16 @@ def bootstrap(
         resampled = _resample(statistic, arrays, rows_of, seed, num_resamples)
         # An undefined resample could have been anything: let it widen both ends.
         undefined = np.isnan(resampled)
-        tail = (1 - confidence) / 2
+        tail = _tail((1 - confidence) / 2, num_units)
         low = np.quantile(np.where(undefined, -np.inf, resampled), tail, method="lower")
         high = np.quantile(np.where(undefined, np.inf, resampled), 1 - tail, method="higher")
     return Estimate(value, float(low), float(high), num_rows, num_units, confidence)
+
+
+def _tail(nominal: float, num_units: int) -> float:
+    """The tail of the bootstrap distribution to cut off, so that about `nominal` is cut off in truth."""
+    expansion = math.sqrt(num_units / (num_units - 1))
+    return float(special.ndtr(expansion * special.stdtrit(num_units - 1, nominal)))
 
 
 def _rows_by_unit(

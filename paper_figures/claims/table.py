@@ -112,6 +112,11 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
     return found or rows[:1] or [not_run]
 
 
+def _sample_size(row: ClaimRow, estimate: Estimate) -> str:
+    text = f"{row.num_items} items, seeds {row.seeds}"
+    return f"{text}; too few: the interval is too narrow" if estimate.has_few_units else text
+
+
 def format_estimate(row: ClaimRow) -> str:
     """Our number with its interval in the paper's unit; "" where there is none."""
     estimate, unit = row.estimate, row.claim.paper.unit
@@ -131,7 +136,7 @@ def _frame(rows: Sequence[ClaimRow]) -> pd.DataFrame:
             "paper": str(number),
             "setting": show_setting(row.setting),
             "ours": format_estimate(row),
-            "n": f"{row.num_items} items, seeds {row.seeds}" if estimate is not None else "",
+            "n": "" if estimate is None else _sample_size(row, estimate),
             "basis": row.basis,
             "verdict": row.verdict,
             "value": None if estimate is None else estimate.value,

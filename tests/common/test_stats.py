@@ -23,14 +23,19 @@ def result_rows(values, items, seeds=None, **columns):
 
 
 def test_golden_mean_of_two_units():
-    # Two units, 0 and 1: a resample is 00, 01, 10 or 11, so its mean is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4. Both ends
-    # of a 95 % interval lie in the outer quarters: exactly 0 and 1. A 40 % interval has its ends at the 30 % and 70 %
-    # quantiles, both 1/2.
+    # Two units, 0 and 1: a resample is 00, 01, 10 or 11, so its mean is 0, 1/2 or 1 with chances 1/4, 1/2, 1/4. What is cut
+    # off a tail of nominally 2.5 % is less than a quarter, so both ends are the extremes.
     estimate = stats.mean([0.0, 1.0])
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, 1.0)
     assert (estimate.num_rows, estimate.num_units) == (2, 2)
-    narrow = stats.mean([0.0, 1.0], confidence=0.4)
+    # A 20 % interval cuts off 40 % nominally. Student's t with one degree of freedom has its 40 % quantile at
+    # tan(pi (0.4 - 0.5)) = -0.3249, times sqrt(2 / 1) = -0.4595; the normal distribution has 32.3 % below that: more than a
+    # quarter, so both ends are 1/2.
+    narrow = stats.mean([0.0, 1.0], confidence=0.2)
     assert (narrow.low, narrow.high) == (0.5, 0.5)
+    # A 40 % interval: tan(pi (0.3 - 0.5)) sqrt(2) = -1.0275, 15.2 % below: less than a quarter, the extremes again.
+    wide = stats.mean([0.0, 1.0], confidence=0.4)
+    assert (wide.low, wide.high) == (0.0, 1.0)
 
 
 def test_golden_point_estimates():
@@ -72,7 +77,7 @@ def test_units_of_unequal_size():
     # Unit a has three rows of 0, unit b one row of 1. Resamples: aa -> 0, ab and ba -> 1/4, bb -> 1.
     estimate = stats.mean([0.0, 0.0, 0.0, 1.0], units=["a", "a", "a", "b"])
     assert (estimate.value, estimate.low, estimate.high) == (0.25, 0.0, 1.0)
-    assert stats.mean([0.0, 0.0, 0.0, 1.0], units=["a", "a", "a", "b"], confidence=0.4).low == 0.25
+    assert stats.mean([0.0, 0.0, 0.0, 1.0], units=["a", "a", "a", "b"], confidence=0.2).low == 0.25
 
 
 @given(NUMBERS)
@@ -101,16 +106,17 @@ def test_an_interval_stays_within_the_sample(values):
 
 
 def test_agreement_with_scipy():
+    """With many units the expansion of the tails is slight, and scipy's percentile interval is the same."""
     rng = np.random.default_rng(3)
-    sample = rng.lognormal(size=80)
+    sample = rng.lognormal(size=800)
     for ours, statistic in ((stats.mean, np.mean), (stats.median, np.median)):
         theirs = scipy.stats.bootstrap(
-            (sample,), statistic, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+            (sample,), statistic, n_resamples=5000, method="percentile", rng=np.random.default_rng(1)
         ).confidence_interval
-        estimate = ours(sample, num_resamples=20_000)
+        estimate = ours(sample, num_resamples=5000)
         width = theirs.high - theirs.low
-        assert estimate.low == pytest.approx(theirs.low, abs=0.05 * width)
-        assert estimate.high == pytest.approx(theirs.high, abs=0.05 * width)
+        assert estimate.low == pytest.approx(theirs.low, abs=0.06 * width)
+        assert estimate.high == pytest.approx(theirs.high, abs=0.06 * width)
 
 
 def test_blocks_do_not_change_the_interval(monkeypatch):
@@ -123,7 +129,7 @@ def test_blocks_do_not_change_the_interval(monkeypatch):
 @pytest.mark.parametrize(
     ("num_units", "sigma", "at_least"),
     # Skewed samples of few units are where percentile intervals are too narrow; this documents by how much.
-    [(10, "normal", 0.86), (60, "normal", 0.91), (20, "lognormal", 0.80), (60, "lognormal", 0.85)],
+    [(5, "normal", 0.86), (10, "normal", 0.91), (60, "normal", 0.92), (20, "lognormal", 0.84), (60, "lognormal", 0.87)],
 )
 def test_coverage_of_the_mean(num_units, sigma, at_least):
     rng = np.random.default_rng(5)
@@ -163,6 +169,7 @@ def test_one_unit_has_no_interval():
     for estimate in (stats.mean([3.0]), stats.mean([3.0, 5.0], units=["a", "a"])):
         assert (estimate.low, estimate.high) == (-math.inf, math.inf)
         assert not estimate.has_interval
+        assert estimate.has_few_units
     assert stats.mean([3.0, 3.0]).has_interval
 
 

@@ -410,6 +410,17 @@ def test_the_table_states_everything(tmp_path):
     assert count_verdicts([]) == "no claims"
 
 
+def test_few_items_are_marked(tmp_path):
+    write_run(tmp_path, "ttft_vs_quality", ttft_items(0, num_items=4))
+    assert "| 4 items, seeds 0; too few: the interval is too narrow |" in table_of(tmp_path)
+    write_run(tmp_path, "ttft_vs_quality", ttft_items(0, num_items=5))
+    assert "| 5 items, seeds 0 |" in table_of(tmp_path)
+
+
+def table_of(root):
+    return render("cacheblend", evaluate(TTFT, root), "cpu")["claims.md"]
+
+
 def test_smoke_is_marked(tmp_path):
     write_run(tmp_path, "ttft_vs_quality", ttft_items(0), scale="smoke")
     table = render("cacheblend", evaluate(TTFT, tmp_path, "smoke"), "smoke")["claims.md"]
