@@ -110,14 +110,13 @@ class Tables:
     def lookup_SP(self) -> NDArray[np.uint32]:
         """Decoder's table, (tables, 2^P): symbol << 24 | (slot - cumulative) << 12 | frequency. Kept once built: 4 * 2^P bytes
         per table."""
-        size = 1 << self.precision
-        symbol = np.repeat(
-            np.tile(np.arange(self.alphabet, dtype=np.uint32), self.num_tables), self.freq_SA.reshape(-1)
-        ).reshape(self.num_tables, size)
-        rows = np.arange(self.num_tables)[:, None]
-        freq = self.freq_SA[rows, symbol].astype(np.uint32)
-        offset = np.arange(size, dtype=np.uint32)[None] - self.cumulative_SA[rows, symbol]
-        packed: NDArray[np.uint32] = (symbol << np.uint32(24)) | (offset << np.uint32(12)) | freq
+        times = self.freq_SA.reshape(-1)
+        symbol = np.tile(np.arange(self.alphabet, dtype=np.uint32) << np.uint32(24), self.num_tables)
+        # Per symbol: its number, minus where its slots begin, and its frequency; adding the slot itself completes the entry.
+        first = self.cumulative_SA.reshape(-1).astype(np.uint32) << np.uint32(12)
+        entry = np.repeat(symbol + times - first, times).reshape(self.num_tables, -1)
+        slot = np.arange(1 << self.precision, dtype=np.uint32) << np.uint32(12)
+        packed: NDArray[np.uint32] = entry + slot
         return packed
 
     @functools.cached_property

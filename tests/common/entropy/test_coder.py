@@ -33,7 +33,7 @@ def test_golden_bytes_by_hand():
 @pytest.mark.parametrize("alphabet", [1, 2, 3, 31, 255, 256])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 10), (37, 11), (9, 1500), (1, 0), (0, 5), (700, 13)])
 def test_lossless_and_backends_agree(alphabet, shape):
-    num_rows, n = shape
+    num_rows, _ = shape
     precision = 12 if alphabet > 32 else 11
     rng = np.random.default_rng(alphabet + num_rows)
     tables = Tables.from_counts(rng.integers(0, 50, (max(1, num_rows), alphabet)), precision)
