@@ -136,7 +136,8 @@ def run_config(config: DictConfig) -> None:
     if checked.draw:
         from experiments.report import report
 
-        report(checked.paper, Path(checked.results_dir), Path(checked.figures_dir), checked.scale)
+        ran = list(dict.fromkeys(job.identity.experiment for job in jobs))
+        report(checked.paper, Path(checked.results_dir), Path(checked.figures_dir), checked.scale, ran)
     if failures:
         raise RunFailed(
             f"{len(failures)} of {len(jobs)} runs failed: {', '.join(failures)}. Their run.json holds the error."
