@@ -185,6 +185,7 @@ class Engine:
         self.rope = Rope.of(loaded.model)
         self.bos: tuple[int, ...] = _bos(loaded)
         self.eos: int | None = None if self.tokenizer is None else prompt_format.eos_id(self.tokenizer)
+        self._stop_ids = _stop_ids(loaded, self.eos)
         self.separator: tuple[int, ...] = _separator(self.tokenizer)
         self.on_phase = on_phase
         self.tokens_computed = 0.0
@@ -309,7 +310,7 @@ class Engine:
             token = int(logprob_V.argmax())
             total_logprob += float(logprob_V[token])
             steps += 1
-            if token == self.eos:
+            if token in self._stop_ids:
                 break
             ids.append(token)
             if steps < max_tokens:
@@ -362,6 +363,15 @@ class _Stepper:
             hidden_1E = net.leave(layer, hidden_1E, attended_1A)
         self._length += 1
         return net.logits(hidden_1E)[0]
+
+
+def _stop_ids(loaded: LoadedModel, eos: int | None) -> frozenset[int]:
+    """Tokens that end an answer; chat models name several in their generation settings. None without a tokenizer."""
+    if eos is None:
+        return frozenset()
+    named = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
+    more = named if isinstance(named, list | tuple) else [named]
+    return frozenset([eos, *(int(token) for token in more if token is not None)])
 
 
 def _separator(tokenizer: Any) -> tuple[int, ...]:

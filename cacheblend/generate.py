@@ -1,0 +1,161 @@
+"""Answer questions over text chunks with blended KV caches.
+
+model = BlendedModel.from_pretrained("mistralai/Mistral-7B-Instruct-v0.2", dtype="bfloat16")
+model.precompute(chunks)                                     # once, offline
+answer = model.generate(chunks[:6], "Who founded Ardena?")
+print(answer.text, answer.report.recomputed_share)
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cacheblend.api import Report, Request
+from cacheblend.blend import BlendPlan, OnPhase
+from cacheblend.engine import Engine, KVStore
+from common.errors import ConfigError
+from common.models import prompt_format
+from common.models.loading import LoadedModel, ModelSpec, bundled_names, load
+
+_LOG = logging.getLogger("cacheblend")
+_PLACEHOLDER = "\ue000"  # a private-use character: no template and no text contains it
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A generated answer.
+
+    Attributes:
+        text: the answer, end token and surrounding white space removed.
+        ids: its token ids.
+        report: what was reused, recomputed and loaded for it.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    report: Report
+
+
+class BlendedModel:
+    """A causal language model that reuses the KV of text chunks wherever they stand.
+
+    Args:
+        loaded: the model with its tokenizer.
+        plan: how to blend; the paper's defaults unless given.
+        store: where chunk KV is kept; in memory unless given.
+        system: what is said before the chunks of every prompt.
+
+    Raises:
+        ConfigError: the model has no tokenizer, or its RoPE cannot be shifted.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, plan: BlendPlan | None = None, store: KVStore | None = None, system: str = ""
+    ) -> None:
+        if loaded.tokenizer is None:
+            raise ConfigError(f"model {loaded.spec.name!r} has no tokenizer, so it cannot read text.")
+        self.engine = Engine(loaded, store)
+        self.plan = BlendPlan() if plan is None else plan
+        self._prefix, self._suffix = _layout(loaded.tokenizer, system)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        dtype: str = "float32",
+        device: str = "auto",
+        revision: str | None = None,
+        plan: BlendPlan | None = None,
+        store: KVStore | None = None,
+        system: str = "",
+    ) -> "BlendedModel":
+        """Load a model by name.
+
+        Args:
+            name: a bundled model ("small"), a folder, or a hub id.
+            dtype, device, revision: see `common.models.loading.ModelSpec`.
+            plan, store, system: see the class.
+
+        Raises:
+            ConfigError: an unknown model family, device or dtype.
+            DataUnavailable: the model cannot be read or fetched.
+        """
+        if name in bundled_names():
+            spec = ModelSpec(name, "bundled", dtype=dtype, device=device)
+        elif Path(name).is_dir():
+            spec = ModelSpec(Path(name).name, "local", path=name, dtype=dtype, device=device)
+        else:
+            spec = ModelSpec(name, "hf", path=name, revision=revision, dtype=dtype, device=device)
+        return cls(load(spec), plan, store, system)
+
+    def request(self, chunks: Sequence[str], question: str) -> Request:
+        """The prompt as token ids: every chunk tokenised alone, the chat template (if any) around them.
+
+        Raises:
+            ConfigError: an empty question.
+        """
+        if not question.strip():
+            raise ConfigError("the question is empty.")
+        tokenizer = self.engine.tokenizer
+        return Request(
+            tuple(tuple(prompt_format.encode_chunk(tokenizer, chunk)) for chunk in chunks if chunk.strip()),
+            (*prompt_format.encode_question(tokenizer, question), *self._suffix),
+            prefix=self._prefix,
+        )
+
+    def precompute(self, chunks: Sequence[str]) -> int:
+        """Store the KV of every chunk that is not stored yet; returns how many had to be computed."""
+        return sum(self.engine.precompute(self.request([chunk], "?")) for chunk in chunks)
+
+    def generate(
+        self, chunks: Sequence[str], question: str, *, max_new_tokens: int = 64, on_phase: OnPhase | None = None
+    ) -> Answer:
+        """Answer a question over chunks, greedily. Chunks that are not stored yet are computed first and stored.
+
+        Args:
+            chunks: passages, in prompt order.
+            question: what is asked.
+            max_new_tokens: longest answer.
+            on_phase: told which phase of which layer begins; `common.timing.Stopwatch` keeps the time.
+
+        Raises:
+            ConfigError: an empty question, or a prompt longer than the model's context.
+        """
+        request = self.request(chunks, question)
+        engine = self.engine
+        before, engine.on_phase = engine.on_phase, on_phase
+        try:
+            computed = engine.blend(request, self.plan)
+        finally:
+            engine.on_phase = before
+        report = computed.report
+        if request.chunks and report.missed_chunks == len(request.chunks):
+            _LOG.warning(
+                "none of the %d chunks was in the store: all were computed before the answer could start. "
+                "Chunks are found again only if their text is exactly the same.",
+                report.missed_chunks,
+            )
+        decoded = engine.decode(computed, max_new_tokens)
+        return Answer(prompt_format.decode_answer(engine.tokenizer, decoded.ids), decoded.ids, report)
+
+
+def _layout(tokenizer: Any, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token ids before the chunks (without BOS) and after the question."""
+    if prompt_format.has_markers(tokenizer) or not getattr(tokenizer, "chat_template", None):
+        return (tuple(prompt_format.encode_chunk(tokenizer, system)) if system.strip() else ()), ()
+    content = f"{system.strip()}\n\n{_PLACEHOLDER}" if system.strip() else _PLACEHOLDER
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    before, _, after = str(text).partition(_PLACEHOLDER)
+    if tokenizer.bos_token is not None:
+        before = before.removeprefix(tokenizer.bos_token)  # the engine puts it in front itself
+    # Template markers like [INST] are special tokens here, unlike in chunks.
+    return tuple(_encoded(tokenizer, before)), tuple(_encoded(tokenizer, after))
+
+
+def _encoded(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
