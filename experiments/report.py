@@ -17,7 +17,7 @@ _MEDIANS = ("ttft",)
 
 def report(paper: str, results_dir: Path, figures_dir: Path, scale: str, experiments: Sequence[str]) -> None:
     """Print a table per experiment, redraw the paper's figures, and say what became of its claims; all to stdout."""
-    from paper_figures import draw
+    from paper_figures import draw, summary
 
     stored = Results.load(results_dir, paper)
     if not len(stored):
@@ -29,7 +29,24 @@ def report(paper: str, results_dir: Path, figures_dir: Path, scale: str, experim
         if len(own):
             for table in tables_of(own.newest()):
                 console.print(table)
-    console.print(str(draw(paper, results_dir, figures_dir, scale)), markup=False, soft_wrap=True)
+    drawn = draw(paper, results_dir, figures_dir, scale)
+    lines = [f"figures (PNG, PDF, CSV of the points, caption) in {drawn.folder}:"]
+    lines += [
+        f"  {outcome.spec.name:<28} {outcome.spec.paper_ref or 'ours'}"
+        for outcome in drawn.figures
+        if outcome.status == "drawn"
+    ]
+    lines += [f"  {outcome.spec.name:<28} {outcome.message}" for outcome in drawn.figures if outcome.status == "failed"]
+    if left := sum(outcome.status == "not run" for outcome in drawn.figures):
+        lines.append(
+            f"  {left} more need experiments that were not run: experiment=all runs them, `python -m paper_figures` names them"
+        )
+    if drawn.claims:
+        lines.append(f"claims ({drawn.folder / 'claims.md'}):")
+        lines += [f"  {summary(row)}" for row in drawn.claims if row.verdict not in ("not run", "not testable here")]
+    if scale == "smoke":
+        lines.append("scale=smoke shows that everything runs; its numbers are no result")
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def tables_of(results: Results) -> list[Table]:
@@ -48,7 +65,8 @@ def tables_of(results: Results) -> list[Table]:
         metrics = list(dict.fromkeys(zip(group["metric"], group["unit"], group["basis"], strict=True)))
         for metric, unit, basis in metrics:
             average = "median " if metric in _MEDIANS else ""
-            table.add_column(f"{average}{metric}{'' if unit == '1' else f' [{unit}]'}\n{basis}", justify="right")
+            shown = "" if unit == "1" else f" / {unit}"
+            table.add_column(f"{average}{metric}{shown}\n{basis}", justify="right")
         for series, rows in group.groupby("series", sort=False):
             cells = []
             for metric, unit, basis in metrics:

@@ -5,7 +5,7 @@
 Every public module in this package is one paper; `claims/<paper>.yaml` holds what the paper claims.
 """
 
-from paper_figures._draw import Report, draw
+from paper_figures._draw import Report, draw, summary
 from paper_figures._registry import FigureSpec, figure, figures_of, papers
 
-__all__ = ["FigureSpec", "Report", "draw", "figure", "figures_of", "papers"]
+__all__ = ["FigureSpec", "Report", "draw", "figure", "figures_of", "papers", "summary"]

@@ -70,13 +70,14 @@ class Report:
         lines += [f"  {outcome.spec.name}: {outcome.message}" for outcome in self.figures if outcome.message]
         if self.claims:
             lines.append(f"  claims: {count_verdicts(self.claims)}; table in {self.folder / 'claims.md'}")
-            lines += [f"    {_summary(row)}" for row in self.claims]
+            lines += [f"    {summary(row)}" for row in self.claims]
         if self.scale == "smoke":
             lines.append("  smoke scale: this shows that it runs; it is not a result")
         return "\n".join(lines)
 
 
-def _summary(row: ClaimRow) -> str:
+def summary(row: ClaimRow) -> str:
+    """One line for the console: verdict, claim, the paper's number, ours."""
     text = f"{row.verdict:<18} {row.claim.statement}: paper {row.claim.paper}"
     if row.estimate is not None:
         text += f"; ours {format_estimate(row)} ({row.basis}; {show_setting(row.setting)})"
