@@ -1,5 +1,6 @@
 """What a run prints at its end: a table of what was found, the verdicts on the claims, and where the figures are."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def report(paper: str, results_dir: Path, figures_dir: Path, scale: str, experim
     if not len(stored):
         say("nothing to draw: no complete run is stored")
         return
-    console = Console(highlight=False)
+    # A log has no width; a terminal narrower than the table gets it wrapped.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     for experiment in experiments:
         own = stored.only(experiment=experiment, scale=scale)
         if len(own):
@@ -31,16 +33,11 @@ def report(paper: str, results_dir: Path, figures_dir: Path, scale: str, experim
                 console.print(table)
     drawn = draw(paper, results_dir, figures_dir, scale)
     lines = [f"figures (PNG, PDF, CSV of the points, caption) in {drawn.folder}:"]
-    lines += [
-        f"  {outcome.spec.name:<28} {outcome.spec.paper_ref or 'ours'}"
-        for outcome in drawn.figures
-        if outcome.status == "drawn"
-    ]
-    lines += [f"  {outcome.spec.name:<28} {outcome.message}" for outcome in drawn.figures if outcome.status == "failed"]
+    for outcome in drawn.figures:
+        if outcome.status != "not run":
+            lines.append(f"  {outcome.spec.name:<28} {outcome.message or outcome.spec.paper_ref or 'ours'}")
     if left := sum(outcome.status == "not run" for outcome in drawn.figures):
-        lines.append(
-            f"  {left} more need experiments that were not run: experiment=all runs them, `python -m paper_figures` names them"
-        )
+        lines.append(f"  {left} more need experiments that were not run; experiment=all runs them")
     if drawn.claims:
         lines.append(f"claims ({drawn.folder / 'claims.md'}):")
         lines += [f"  {summary(row)}" for row in drawn.claims if row.verdict not in ("not run", "not testable here")]
