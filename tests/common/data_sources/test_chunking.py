@@ -23,13 +23,18 @@ def by_bytes(text):
     return list(text.encode())
 
 
+def by_words_and_seams(text):
+    """A toy tokenizer that takes more for a whole than for its parts: one token per word and one per seam between words."""
+    return [0] * max(2 * len(text.split()) - 1, len(text.split()), 0)
+
+
 texts = st.one_of(
     st.text(alphabet="abx y.!?\n\té€😀", max_size=80),
     st.lists(
         st.sampled_from(["One. ", "Two two, ", "x y", " longishword", "\n\n", "He said: 'No!' "]), max_size=20
     ).map("".join),
 )
-tokenizers = st.sampled_from([by_words_and_letters, by_bytes])
+tokenizers = st.sampled_from([by_words_and_letters, by_words_and_seams, by_bytes])
 lengths = st.integers(4, 30).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1)))
 boundaries = st.sampled_from(["word", "sentence"])
 
@@ -90,6 +95,12 @@ def test_chunks_are_full():
     assert [len(chunk.ids) for chunk in c.chunk_text(text, by_words_and_letters, 7)] == [6, 6, 6, 2]
     # a merge across units makes room: "x y" counts 1, the units "x" and " y" alone 1 + 2
     assert [chunk.text for chunk in c.chunk_text("x y", by_words_and_letters, 2)] == ["x y"]
+
+
+def test_the_count_of_the_whole_chunk_is_what_binds():
+    # six one-token words; three of them take 3 + 2 tokens together
+    chunks = c.chunk_text("a b c d e f", by_words_and_seams, 5)
+    assert [(chunk.text, len(chunk.ids)) for chunk in chunks] == [("a b c", 5), (" d e f", 5)]
 
 
 def test_sentences_are_kept_whole_where_they_fit():
@@ -184,6 +195,12 @@ def test_every_evidence_character_stays_in_an_evidence_chunk(passages, data, chu
         kept = "".join("".join(new.chunks[i] for i in new.evidence).split())
         for i in evidence:
             assert set("".join(passages[i].split())) <= set(kept)
+
+
+def test_white_space_alone_is_no_evidence():
+    item = QAItem("q", "f", ("aa  ", "bb"), "?", (), evidence=(0,))
+    new = c.rechunk(item, by_bytes, 5, across_passages=True, separator="\n")
+    assert (new.chunks, new.evidence) == (("aa", "  \nbb"), (0,))
 
 
 def test_limit_context():

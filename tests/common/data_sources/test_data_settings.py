@@ -33,6 +33,20 @@ def test_choice(choice, monkeypatch):
             load_items(spec)
 
 
+@pytest.mark.parametrize("choice", CHOICES)
+def test_choice_fits_the_schema_of_a_run(choice):
+    from hydra import compose, initialize_config_dir
+
+    from experiments.schema import DataConfig
+
+    with initialize_config_dir(str(FOLDER.parent), version_base="1.3"):
+        has_root = not choice.startswith("hf_")
+        config = compose("config", overrides=[f"data={choice}", *(["data.root=/somewhere"] if has_root else [])])
+    merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config.data))
+    spec = DataSpec.from_settings(vars(merged))
+    assert (spec.name, spec.root) == (choice, "/somewhere" if has_root else None)
+
+
 def test_every_dataset_can_be_chosen():
     expected = {f"hf_{name}" for name in DATASETS if DATASETS.get(name).hub}
     expected |= {f"local_{name}" for name in DATASETS if DATASETS.get(name).paths is not TextDataset.paths}

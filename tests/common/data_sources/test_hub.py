@@ -54,7 +54,7 @@ def test_probe_does_not_wait_for_a_silent_network(monkeypatch):
     waiting = threading.Event()
 
     def hang(*args, **kwargs):
-        waiting.wait()
+        waiting.wait(timeout=5)  # not for ever, so that a probe that does wait fails instead of hanging
         raise OSError("too late")
 
     monkeypatch.setattr(hub.urllib.request, "urlopen", hang)
@@ -146,8 +146,8 @@ def test_longbench_is_read_out_of_its_zip_file(monkeypatch, reachable, tmp_path)
         "length": 9,
     }
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
-        archive.writestr("data/2wikimqa.jsonl", json.dumps(row) + "\n")
         archive.writestr("data/2wikimqa_e.jsonl", "not this one")
+        archive.writestr("data/2wikimqa.jsonl", json.dumps(row) + "\n")
     asked = []
 
     def download(repo, filename, repo_type, revision):

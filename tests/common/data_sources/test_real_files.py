@@ -10,7 +10,7 @@ from common.data.sources import DATASETS, DataSpec, TextDataset, by_context, loa
 from common.errors import DataUnavailable
 from common.metrics import metric
 
-# Of the files that docs/data.md describes. Other files of the same kind have other numbers; then only this table is wrong.
+# At least so many: the owners' complete files have more.
 NUM_ITEMS = {
     "squad": 816,
     "musique": 100,
@@ -57,7 +57,7 @@ def test_every_dataset_with_files_is_covered():
 @pytest.mark.parametrize("name", NUM_ITEMS)
 def test_what_holds_for_every_item(load, name):
     items = load(name)
-    assert len(items) == NUM_ITEMS[name]
+    assert len(items) >= NUM_ITEMS[name]
     assert len({item.item_id for item in items}) == len(items)
     for item in items:
         assert item.item_id.startswith(f"{name}-")
@@ -91,7 +91,7 @@ def test_the_answer_stands_in_the_evidence(load, name):
 
 def test_squad_shares_contexts(load):
     groups = by_context(load("squad"))
-    assert len(groups) == 32
+    assert len(groups) >= 32
     assert all(len(group[0].chunks) == 5 for group in groups)
     first = load("squad")[0]
     assert (first.question, first.answers) == ("How many points did the Panthers defense surrender?", ("308",))
@@ -105,7 +105,7 @@ def test_longchat_chunks_give_the_prompts_back(load, text_root):
             assert "".join(item.chunks) + " " + item.question == json.loads(line)["prompt"].rstrip()
     for item in load("longchat_topics"):
         assert item.answers[0].lower() in item.chunks[1].lower()[:200]
-    assert len(load("longchat_topics", num_topics=5)) == 30
+    assert len(load("longchat_topics", num_topics=5)) >= 30
 
 
 def test_kv_chunks_join_to_the_json_object(load):
@@ -132,7 +132,7 @@ def test_gsm8k_reads_its_own_solutions(load, text_root):
     for item, line in zip(load("gsm8k"), lines, strict=True):
         assert metric(item.metric)(json.loads(line)["answer"], item.answers) == 1.0
     items = load("gsm8k", num_shots=8)
-    assert len(items) == 292
+    assert len(items) == len(load("gsm8k")) - 8
     assert len(by_context(items)) == 1
     assert len(items[0].chunks) == 8
     assert not any("<<" in chunk for chunk in items[0].chunks)

@@ -80,8 +80,8 @@ def test_squad(tmp_path):
     )
     assert second.evidence == (1,)
     assert [group[0].chunks for group in by_context([first, second])] == [first.chunks]
-    (alone, _) = load(tmp_path, "squad", context="paragraph")
-    assert (alone.chunks, alone.evidence) == (("About a.",), (0,))
+    (_, alone) = load(tmp_path, "squad", context="paragraph")
+    assert (alone.chunks, alone.evidence) == (("About b.",), (0,))
 
 
 def test_squad_rows_of_the_hub_are_grouped_to_articles():
