@@ -1,0 +1,124 @@
+"""Where an application is entered: module bodies and functions from which an ML API call can be reached."""
+
+import ast
+from dataclasses import dataclass
+
+from chameleonapi.parser.providers import ALL_METHODS
+from chameleonapi.parser.sources import Application
+
+_URLS = ("vision.googleapis.com", "language.googleapis.com")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way into the application.
+
+    Args:
+        path: file of the application.
+        name: "" for the module body, else a function, or Class.method.
+        line: where it is defined.
+        rank: 0 for module bodies and functions that nothing else calls, 1 for the others.
+    """
+
+    path: str
+    name: str
+    line: int
+    rank: int
+
+
+def _references(nodes: list[ast.AST]) -> tuple[set[str], bool]:
+    """Names used in some code, and whether it calls an ML API itself."""
+    names: set[str] = set()
+    calls = False
+    for root in nodes:
+        for node in ast.walk(root):
+            if isinstance(node, ast.Name):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                names.add(node.attr)
+                if node.attr in ALL_METHODS and isinstance(node.ctx, ast.Load):
+                    calls = True
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and any(u in node.value for u in _URLS):
+                calls = True
+    return names, calls
+
+
+def _is_dunder(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
+
+
+def find_entries(app: Application) -> tuple[list[Entry], bool]:
+    """Entry points in the order in which they are tried, and whether any ML API call was seen at all."""
+    functions: dict[tuple[str, str], tuple[ast.AST, set[str], bool]] = {}
+    bodies: dict[str, tuple[set[str], bool, ast.Module]] = {}
+    url_names: set[str] = set()
+    for path, tree in app.trees.items():
+        rest: list[ast.AST] = []
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                functions[(path, node.name)] = (node, *_references([*node.body]))
+                rest += node.decorator_list
+            elif isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                        functions[(path, f"{node.name}.{inner.name}")] = (inner, *_references([*inner.body]))
+                    else:
+                        rest.append(inner)
+            else:
+                rest.append(node)
+                if isinstance(node, (ast.If, ast.Try, ast.With)):
+                    for inner in ast.walk(node):
+                        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                            functions.setdefault((path, inner.name), (inner, *_references([*inner.body])))
+        names, calls = _references(rest)
+        bodies[path] = (names, calls, tree)
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign):
+                _, has_url = _references([statement.value])
+                if has_url:
+                    url_names.update(t.id for t in statement.targets if isinstance(t, ast.Name))
+    reaching = {key for key, (_, names, calls) in functions.items() if calls or names & url_names}
+    reaching_names = {key[1].rsplit(".", 1)[-1] for key in reaching}
+    classes_of: dict[str, list[tuple[str, str]]] = {}
+    for key in functions:
+        if "." in key[1]:
+            classes_of.setdefault(key[1].split(".")[0], []).append(key)
+    changed = True
+    while changed:
+        changed = False
+        for key in list(reaching):
+            owner, _, method = key[1].rpartition(".")
+            if owner and _is_dunder(method) and owner not in reaching_names:
+                reaching_names.add(owner)  # calling, iterating or making an object of this class reaches the API
+                changed = True
+            if owner and method == "__init__":
+                # The constructor keeps an object that reaches the API: any method may use it.
+                for other in classes_of[owner]:
+                    if other not in reaching:
+                        reaching.add(other)
+                        reaching_names.add(other[1].rsplit(".", 1)[-1])
+                        changed = True
+        for key, (_, names, _) in functions.items():
+            if key not in reaching and names & reaching_names:
+                reaching.add(key)
+                reaching_names.add(key[1].rsplit(".", 1)[-1])
+                changed = True
+    called: set[str] = set()
+    for key in reaching:
+        names = functions[key][1]
+        called |= {n for n in names if n != key[1].rsplit(".", 1)[-1]}
+    entries: list[Entry] = []
+    for path, (names, calls, _) in bodies.items():
+        if calls or names & reaching_names:
+            entries.append(Entry(path, "", 1, 0))
+            called |= names & reaching_names
+    roots: list[Entry] = []
+    inner_ones: list[Entry] = []
+    for key in functions:
+        if key in reaching:
+            short = key[1].rsplit(".", 1)[-1]
+            line = getattr(functions[key][0], "lineno", 1)
+            is_root = short not in called and not _is_dunder(short)
+            (roots if is_root else inner_ones).append(Entry(key[0], key[1], line, 0 if is_root else 1))
+    seen_calls = bool(reaching) or any(calls for _, calls, _ in bodies.values())
+    return [*entries, *roots, *inner_ones], seen_calls

@@ -1,0 +1,870 @@
+"""The parser: from an application's source to its decision summaries.
+
+    files --> entry points --> search over opaque branches --> API fields reached --> probing --> DecisionSummary
+
+Nothing of the application runs. What cannot be decided is refused with a reason, a file and a line.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from chameleonapi.decisions import DecisionSummary, Interval, NumericVariable, Span, TargetList
+from chameleonapi.parser import library, probing, words
+from chameleonapi.parser.effects import Atom
+from chameleonapi.parser.entries import Entry, find_entries
+from chameleonapi.parser.evaluator import Answer, Branch, Evaluator, Refusal, Run
+from chameleonapi.parser.probing import Analysis, NoVariation, Reject, Session
+from chameleonapi.parser.providers import CUSTOMIZED, FIELDS, Site
+from chameleonapi.parser.sources import Application, read_application
+from chameleonapi.parser.values import TEXT_MARK, ClassValue, FunctionValue, Opaque
+from chameleonapi.vocabularies import load_vocabulary
+
+_MAX_SEARCH = 40
+_MAX_CONSTANTS = 400
+_NO_LABEL_TEXT = re.compile(r"[\\|*^$?{}<>\n\t]")  # messages, patterns, markup: never the text of a label
+_OTHER_FIELD = {"Labels": "Labels.Parents", "ModerationLabels": "ModerationLabels.ParentName"}
+_REGEX_SIGNS = re.compile(r"\\b|[()^$?]")
+
+
+@dataclass
+class ParseReport:
+    """What the parser found in an application.
+
+    Attributes:
+        decisions: one summary per decision; an application may have several. Empty only if `reason` says why.
+        reason: why there is no decision at all, with file and line; empty otherwise.
+        other_apis: calls of ML features that are recognised and not customized, with their places.
+        num_probes: evaluations of the application.
+    """
+
+    application: str
+    decisions: list[DecisionSummary] = field(default_factory=list)
+    reason: str = ""
+    other_apis: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    num_probes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {
+            "application": self.application,
+            "decisions": [d.to_json() for d in self.decisions],
+            "reason": self.reason,
+            "other_apis": self.other_apis,
+            "notes": self.notes,
+            "num_probes": self.num_probes,
+        }
+
+
+@dataclass
+class _Vector:
+    """Decisions on opaque branches under which an API field is reached."""
+
+    choices: dict[int, bool]
+    in_handler: bool
+    run: Run
+
+
+class Parser:
+    """Parses one application.
+
+    Args:
+        app: its source.
+        vocabularies: labels by vocabulary name ("image", "topic", ...); missing ones are the bundled ones.
+    """
+
+    def __init__(self, app: Application, vocabularies: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.app = app
+        self.vocabularies = dict(vocabularies or {})
+        self.constants, self.numbers = _constants(app)
+        self.num_probes = 0
+
+    def parse(self) -> ParseReport:
+        """Find every decision that the application takes on the answer of an ML API."""
+        app = self.app
+        report = ParseReport(app.root.name)
+        entries, seen_calls = find_entries(app)
+        for problem in app.problems:
+            place = f"{problem.path}:{problem.line}: does not parse as Python 3 ({problem.message})"
+            report.notes.append(place)
+        if not entries:
+            if app.problems:
+                p = app.problems[0]
+                report.reason = f"{p.path}:{p.line}: the file does not parse as Python 3 ({p.message})"
+                if any(_mentions_api(x.text) for x in app.problems):
+                    report.decisions.append(_unsupported("unknown", "", report.reason, Span(p.path, p.line)))
+            else:
+                report.reason = "no call of a known ML API was found" if not seen_calls else "no entry point reaches the API call"
+            return report
+        self.evaluator = Evaluator(app)
+        found: dict[tuple[Site, str], list[tuple[Entry, list[DecisionSummary]]]] = {}
+        reached: set[tuple[Site, str]] = set()
+        sites: dict[Site, dict[str, Any]] = {}
+        failures: list[str] = []
+        for entry in entries:
+            if entry.rank and (found or reached) and not self._reaches_new(entry, sites):
+                continue
+            try:
+                vectors = self._explore(entry, sites)
+            except Refusal as refusal:
+                failures.append(_located(refusal, entry))
+                continue
+            for key, vector in vectors.items():
+                if entry.rank and key in reached:
+                    continue
+                reached.add(key)
+                made = self._decisions(entry, key, vector, sites)
+                found.setdefault(key, []).append((entry, made))
+        self._collect(report, found, sites, failures)
+        report.num_probes = self.num_probes
+        return report
+
+    def _reaches_new(self, entry: Entry, sites: dict[Site, dict[str, Any]]) -> bool:
+        """True if the entry's own code holds a call site that no earlier entry reached."""
+        lines = {s.line for s in sites if s.path == entry.path}
+        tree = self.app.trees[entry.path]
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.lineno == entry.line:
+                from chameleonapi.parser.providers import ALL_METHODS
+
+                return any(
+                    isinstance(call, ast.Call)
+                    and isinstance(call.func, ast.Attribute)
+                    and call.func.attr in ALL_METHODS
+                    and call.lineno not in lines
+                    for call in ast.walk(node)
+                )
+        return False
+
+    # --- entry points -----------------------------------------------------------------------------------------------
+
+    def _entry_call(self, entry: Entry) -> Callable[[], None]:
+        ev = self.evaluator
+        if not entry.name:
+            return lambda: ev.run_module(entry.path)
+        module = ev.module(entry.path)
+
+        def find() -> FunctionValue | None:
+            owner, _, method = entry.name.rpartition(".")
+            holder: Any = module.variables.get(owner) if owner else None
+            if isinstance(holder, ClassValue):
+                found = holder.attributes.get(method)
+                if isinstance(found, FunctionValue) and found.owner is None:
+                    found.owner = holder
+            else:
+                found = module.variables.get(method)
+            return found if isinstance(found, FunctionValue) else None
+
+        function = find()
+        if function is None:
+            raise Refusal(f"the function {entry.name} is not defined when the module is loaded", entry.path, entry.line)
+        return lambda: ev.run_function(function)
+
+    def _explore(self, entry: Entry, sites: dict[Site, dict[str, Any]]) -> dict[tuple[Site, str], _Vector]:
+        """Breadth-first search over opaque branches for runs that reach the API calls."""
+        call = self._entry_call(entry)
+        queue: list[dict[int, bool]] = [{}]
+        tried: set[frozenset[tuple[int, bool]]] = set()
+        found: dict[tuple[Site, str], _Vector] = {}
+        refusal: Refusal | None = None
+        num_runs = 0
+        while queue and num_runs < _MAX_SEARCH:
+            choices = queue.pop(0)
+            key = frozenset(choices.items())
+            if key in tried:
+                continue
+            tried.add(key)
+            num_runs += 1
+            run = Run(choices=choices)
+            try:
+                self.evaluator.execute(run, call)
+            except Refusal as problem:
+                refusal = refusal or problem
+            self.num_probes += 1
+            for site, request in run.sites.items():
+                sites.setdefault(site, {}).update(request)
+            for target in run.seen:
+                vector = _Vector(dict(choices), run.handler_before_api, run)
+                known = found.get(target)
+                if known is None or (known.in_handler and not vector.in_handler):
+                    found[target] = vector
+            # Flip what was decided before the API was reached; once it is, also what hides its answer.
+            for node_key, branch in run.branches.items():
+                if node_key not in choices and (not run.seen or not branch.after_api or num_runs < 12):
+                    queue.append({**choices, node_key: not branch.default})
+            if found and all(not v.in_handler for v in found.values()) and num_runs >= 12:
+                break
+        if not found and refusal is not None:
+            raise refusal
+        return found
+
+    # --- one field at one entry -------------------------------------------------------------------------------------
+
+    def _session(self, entry: Entry, key: tuple[Site, str], choices: dict[int, bool], neutral: str) -> Session:
+        site, field_name = key
+        spec = FIELDS[field_name]
+        vocabulary = self._vocabulary(spec.vocabulary)
+        session = Session(
+            self.evaluator, self._entry_call(entry), site, field_name, choices, vocabulary, self.constants, self.numbers, neutral
+        )
+        if session.has_paths:  # a text that is no path can never be a label, and applications take paths apart
+            session.constants = tuple(c for c in self.constants if c.startswith("/"))
+        return session
+
+    def _vocabulary(self, name: str) -> tuple[str, ...]:
+        if not name:
+            return ()
+        if name in self.vocabularies:
+            return tuple(self.vocabularies[name])
+        if name == "object" and "image" in self.vocabularies:
+            return tuple(self.vocabularies["image"])
+        return load_vocabulary(name)
+
+    def _decisions(
+        self, entry: Entry, key: tuple[Site, str], vector: _Vector, sites: dict[Site, dict[str, Any]]
+    ) -> list[DecisionSummary]:
+        site, field_name = key
+        problem: list[DecisionSummary] = []
+        for neutral in ("empty", "plain"):
+            try:
+                session = self._session(entry, key, vector.choices, neutral)
+                made = self._analyse(entry, session, sites.get(site, {}))
+            except Refusal as refusal:
+                made = [_unsupported(*_api_of(key), _located(refusal, entry), _site_span(site, self.app))]
+            except RecursionError:
+                made = [_unsupported(*_api_of(key), f"{entry.path}:{entry.line}: nested too deeply", _site_span(site, self.app))]
+            finally:
+                self.num_probes += session.num_runs
+            if made and made[0].kind == "constant" and field_name in _OTHER_FIELD:
+                try:
+                    session = self._session(entry, (site, _OTHER_FIELD[field_name]), vector.choices, neutral)
+                    other = self._analyse(entry, session, sites.get(site, {}))
+                    self.num_probes += session.num_runs
+                except Refusal:
+                    other = []
+                if other and other[0].kind not in ("constant", "unsupported"):
+                    return other
+            if made and made[0].kind != "constant":
+                return made
+            problem = problem or made
+            if len(sites) < 2:
+                break
+        return problem
+
+    def _analyse(self, entry: Entry, session: Session, request: dict[str, Any]) -> list[DecisionSummary]:
+        spec = session.spec
+        if spec.kind == "numbers":
+            return self._numbers(entry, session, request)
+        session = self._settle_branches(session)
+        reasons: list[tuple[str, tuple[str, int]]] = []
+        varied = False
+        for padding, top in ((0, 0.99), (10, 0.99), (0, 0.8), (0, 0.6)):
+            for name, keep in probing._STRATA:
+                for base in ("other", "empty"):
+                    analysis = Analysis(session, keep, base, padding, top)
+                    if name == "all effects":
+                        analysis.drop_display_echo = self._has_groups(session, probing._is_strong, base, padding, top)
+                    try:
+                        result = analysis.find()
+                    except NoVariation:
+                        break  # the other base can show nothing more
+                    except probing._Counted as counted:
+                        varied = True
+                        made = self._counted(entry, session, analysis, counted.labels, request)
+                        if made is not None:
+                            return [made]
+                        reasons.append((counted.reason, counted.where))
+                        continue
+                    except Reject as reject:
+                        varied = True
+                        labels = [x for one in analysis_groups(analysis) for x in one]
+                        made = self._counted(entry, session, analysis, labels, request) if labels else None
+                        if made is not None:
+                            return [made]
+                        reasons.append((reject.reason, reject.where))
+                        if name == "all effects" and base == "empty":
+                            split = self._split(entry, session, request, padding, top)
+                            if split is not None:
+                                return split
+                        continue
+                    varied = True
+                    refusal = self._depends_on_unknown(session, analysis)
+                    if refusal is not None:
+                        return [_unsupported(*_api_of((session.site, session.field_name)), refusal, _site_span(session.site, self.app), spec.scale)]
+                    return [self._summary(entry, session, analysis, result, request)]
+                if name == "all effects" and not varied:
+                    # Prints and variables may still vary; other subsets of these effects cannot.
+                    continue
+            if varied or not self._is_indexed(session):
+                if varied or padding == 0 and top == 0.99 and not self._scores_matter(session):
+                    break
+        if varied:
+            reason, where = reasons[0]
+            place = f"{where[0]}:{where[1]}: " if where[0] else ""
+            return [_unsupported(*_api_of((session.site, session.field_name)), place + reason, self._test_span(session), spec.scale)]
+        return [self._no_variation(entry, session, request)]
+
+    def _is_indexed(self, session: Session) -> bool:
+        """True if outputs with one label make the application fail, as reading labels[2] does."""
+        run = session.observe(session.output([session.nothing])).run
+        return run.raised is not None or any("Error" in a.text and "index" in a.text for a in run.atoms)
+
+    def _scores_matter(self, session: Session) -> bool:
+        nothing = {(a.channel, a.pattern) for a in session.observe(session.output([session.nothing])).atoms}
+        low = {(a.channel, a.pattern) for a in session.observe(session.output([session.nothing], 0.6)).atoms}
+        return nothing != low
+
+    def _has_groups(self, session: Session, keep: Callable[[Atom], bool], base: str, padding: int, top: float) -> bool:
+        analysis = Analysis(session, keep, base, padding, top)
+        base_view = analysis.view(analysis.base_output)
+        plain = {(c, p) for c, p, _ in base_view}
+        for label in [*self._sketch(session)]:
+            if {(c, p) for c, p, _ in analysis.single(label)} != plain:
+                return True
+        return False
+
+    def _sketch(self, session: Session) -> list[str]:
+        known = set(session.vocabulary)
+        folded = {c.casefold() for c in session.constants}
+        named = [v for v in session.vocabulary if v.casefold() in folded]
+        texts = [c for c in session.constants if c not in known]
+        return [*named[:150], *texts[:250]]
+
+    # --- values that the source does not determine ------------------------------------------------------------------
+
+    def _partition(self, session: Session, labels: Sequence[str]) -> tuple[tuple[Any, ...], dict[int, Branch]]:
+        views = []
+        branches: dict[int, Branch] = {}
+        nothing = session.observe(session.output([session.nothing]))
+        ungated = {(a.channel, a.pattern) for a in nothing.atoms if TEXT_MARK in a.pattern}
+        for label in [session.nothing, *labels]:
+            observed = session.observe(session.output([label]))
+            branches.update(observed.run.branches)
+            views.append(
+                frozenset((a.channel, a.pattern) for a in observed.atoms if probing._is_main(a) and (a.channel, a.pattern) not in ungated)
+            )
+        number: dict[Any, int] = {}
+        return tuple(number.setdefault(v, len(number)) for v in views), branches
+
+    def _settle_branches(self, session: Session) -> Session:
+        """Choose the sides of opaque branches behind the API call under which the labels matter most; note each choice."""
+        labels = self._sketch(session)
+        partition, branches = self._partition(session, labels)
+        best = max(partition)
+        flips = 0
+        changed = True
+        while changed and flips < 16:
+            changed = False
+            for key, branch in list(branches.items()):
+                if not branch.after_api or key in session.choices or flips >= 16:
+                    continue
+                flips += 1
+                other = replace(session, choices={**session.choices, key: not branch.default}, cache={}, num_runs=0)
+                try:
+                    flipped, more = self._partition(other, labels[:120])
+                except Refusal:
+                    continue
+                finally:
+                    session.num_runs += other.num_runs
+                if max(flipped) > best:
+                    best, session, branches, changed = max(flipped), other, {**branches, **more}, True
+                    break
+        return session
+
+    def _depends_on_unknown(self, session: Session, analysis: Analysis) -> str | None:
+        """A refusal if the lists depend on something that the source does not determine."""
+        branches: dict[int, Branch] = {}
+        for observed in list(session.cache.values()):
+            for key, branch in observed.run.branches.items():
+                known = branches.get(key)
+                if known is None or (branch.tainted and not known.tainted):
+                    branches[key] = branch
+        labels = self._sketch(session)[:60]
+        sample = [*labels, *session.vocabulary[:: max(1, len(session.vocabulary) // 20)]]
+        base = self._grouping(session, analysis, sample)
+        for key, branch in branches.items():
+            if not branch.after_api:
+                continue
+            is_model = library.is_local_model(branch.origin)
+            if not branch.tainted and not is_model:
+                continue
+            side = session.choices.get(key, branch.default)
+            other = replace(session, choices={**session.choices, key: not side}, cache={}, num_runs=0)
+            try:
+                flipped = self._grouping(other, Analysis(other, analysis.keep, analysis.base, analysis.padding, analysis.top), sample)
+            except Refusal:
+                continue
+            session.num_runs += other.num_runs
+            if flipped != base:
+                if is_model:
+                    return f"{branch.path}:{branch.line}: the decision mixes the API's output with another model ({branch.origin})"
+                return (
+                    f"{branch.path}:{branch.line}: the API's output is tested against a value that is not in the source "
+                    f"({branch.origin})"
+                )
+        return None
+
+    def _grouping(self, session: Session, analysis: Analysis, labels: Sequence[str]) -> tuple[int, ...]:
+        number: dict[Any, int] = {}
+        base = analysis.view(analysis.base_output)
+        number[frozenset((c, p) for c, p, _ in base)] = 0
+        out = []
+        for label in labels:
+            sig = frozenset((c, p) for c, p, _ in analysis.single(label))
+            out.append(number.setdefault(sig, len(number)))
+        return tuple(out)
+
+    # --- outcomes ---------------------------------------------------------------------------------------------------
+
+    def _summary(
+        self,
+        entry: Entry,
+        session: Session,
+        analysis: Analysis,
+        result: tuple[list[Any], str, str | None, int | None, list[str]],
+        request: dict[str, Any],
+    ) -> DecisionSummary:
+        lists, kind, order, window, warnings = result
+        found = [(one, words.predicate(one, session, analysis)) for one in lists]
+        if order != "app_choice":
+            # No order among them: list them as the source mentions them.
+            place = {text: i for i, text in enumerate(session.constants)}
+            found.sort(key=lambda f: min((place[t] for t in f[1].texts if t in place), default=len(place)))
+        lists = [one for one, _ in found]
+        made = probing._as_summary(session, lists, kind, order, window)
+        known = set(session.vocabulary)
+        base_atoms = self._visible(session, analysis, analysis.base_output)
+        full: list[TargetList] = []
+        for (one, tests), target in zip(found, made.lists, strict=True):
+            atoms = self._visible(session, analysis, one.witness)
+            delta = [a for a in atoms if a not in base_atoms]
+            unknown = [x for x in one.labels if x not in known]
+            absorbed = tests.absorbed
+            if one.clauses:
+                absorbed = tuple(x for x in unknown if any(x.casefold() in v.casefold() for v in one.labels if v in known))
+            missing = tuple(x for x in unknown if x not in absorbed)
+            full.append(
+                replace(
+                    target,
+                    predicate=tests.text,
+                    outcome=probing.describe(delta) or "nothing",
+                    unknown_labels=missing,
+                    source=self._spans(session, analysis, one, delta),
+                )
+            )
+            for text in missing:
+                near = next((v for v in session.vocabulary if v.casefold() == text.casefold()), None)
+                if near is not None:
+                    warnings.append(f"tests for {text!r}, which differs from the label {near!r} in case: it never matches")
+                elif session.vocabulary and len(missing) <= 8 and not one.echo:
+                    warnings.append(f"tests for {text!r}, which is not a label of this API's vocabulary")
+            surprising = words.accidental(target.labels, tests.contains)
+            if surprising:
+                shown = ", ".join(repr(s) for s in surprising[:5]) + (", ..." if len(surprising) > 5 else "")
+                warnings.append(f"the text test {tests.text} also catches {shown}")
+        if session.vocabulary and not any(t.labels for t in full):
+            warnings.append("no list has a label of this vocabulary: with it the decision never changes")
+        if analysis.empty_differs:
+            atoms = self._visible(session, analysis, ())
+            delta = [a for a in atoms if a not in base_atoms and a.text.strip() not in ("", "[]", "set()", "{}")]
+            if delta:
+                warnings.append(f"an output without labels is treated apart: {probing.describe(delta) or 'no effect'}")
+        warnings += self._assumptions(session)
+        none_delta = probing.describe(base_atoms)
+        return replace(
+            made,
+            lists=tuple(full),
+            none_outcome=none_delta or "nothing",
+            request=dict(request),
+            source=(_site_span(session.site, self.app), self._entry_span(entry)),
+            warnings=tuple(dict.fromkeys(warnings)),
+        )
+
+    def _visible(self, session: Session, analysis: Analysis, output: Any) -> list[Atom]:
+        return [
+            a
+            for a in session.observe(analysis.pad(output)).atoms
+            if analysis.keep(a)
+            and (a.channel, a.pattern) not in analysis.ungated
+            and not (analysis.drop_display_echo and a.is_display and a.echoes)
+        ]
+
+    def _assumptions(self, session: Session) -> list[str]:
+        out = []
+        branches: dict[int, Branch] = {}
+        for observed in session.cache.values():
+            branches.update(observed.run.branches)
+            for message, (path, line) in (*observed.run.notes.items(), *observed.run.bugs.items()):
+                out.append(f"{path}:{line}: {message}")
+        for key, branch in branches.items():
+            if branch.after_api:
+                side = session.choices.get(key, branch.default)
+                out.append(f"{branch.path}:{branch.line}: {branch.origin} is taken to be {'true' if side else 'false'}")
+        return list(dict.fromkeys(out))[:20]
+
+    def _spans(self, session: Session, analysis: Analysis, one: Any, delta: list[Atom]) -> tuple[Span, ...]:
+        observed = session.observe(analysis.pad(one.witness))
+        plain = session.observe(analysis.pad(session.output([session.nothing], analysis.top))).run.outcomes
+        spans: dict[tuple[str, int], Span] = {}
+        for key, (node, path, outcomes) in observed.run.outcomes.items():
+            if True in outcomes and (key not in plain or plain[key][2] != outcomes):
+                line = getattr(node, "lineno", 0)
+                spans.setdefault((path, line), self._span(path, line, getattr(node, "col_offset", 0)))
+        for atom in delta:
+            path, line = observed.atoms[atom]
+            if path and line:
+                spans.setdefault((path, line), self._span(path, line))
+        return tuple(spans.values())[:12]
+
+    def _span(self, path: str, line: int, column: int = 0) -> Span:
+        return Span(path, line, column, _source_line(self.app, path, line))
+
+    def _entry_span(self, entry: Entry) -> Span:
+        return self._span(entry.path, entry.line)
+
+    def _test_span(self, session: Session) -> Span:
+        return _site_span(session.site, self.app)
+
+    def _counted(
+        self, entry: Entry, session: Session, analysis: Analysis, labels: Sequence[str], request: dict[str, Any]
+    ) -> DecisionSummary | None:
+        variable = probing.count_variable(session, analysis, labels)
+        if variable is None or self._depends_on_unknown(session, analysis) is not None:
+            return None
+        spec = session.spec
+        return DecisionSummary(
+            spec.api, spec.name, "numeric", variables=(variable,), request=dict(request), scale=spec.scale,
+            lists=(TargetList(0, variable.of, predicate="labels counted", outcome="counted"),),
+            source=(_site_span(session.site, self.app), self._entry_span(entry)), warnings=tuple(self._assumptions(session)),
+        )  # fmt: skip
+
+    def _split(
+        self, entry: Entry, session: Session, request: dict[str, Any], padding: int, top: float
+    ) -> list[DecisionSummary] | None:
+        """Several decisions on one answer: each place where an effect happens is analysed on its own."""
+        plain = session.observe(session.output([session.nothing], top))
+        base = {(a.channel, a.pattern) for a in plain.atoms}
+        channels: dict[tuple[str, str, str], None] = {}
+        for label in self._sketch(session):
+            for a in session.observe(session.output([label], top)).atoms:
+                if probing._is_main(a) and (a.channel, a.pattern) not in base:
+                    channels.setdefault(a.channel)
+        prints = {c for c in channels if c[0] == "print"}
+        if not 1 < len(channels) <= 8:
+            return None
+        made: list[DecisionSummary] = []
+        for channel in channels:
+            analysis = Analysis(session, lambda a, channel=channel: a.channel == channel, "other", padding, top)
+            try:
+                result = analysis.find()
+            except NoVariation:
+                continue
+            except Reject:
+                if channel in prints:
+                    continue
+                return None
+            if self._depends_on_unknown(session, analysis) is not None:
+                return None
+            made.append(self._summary(entry, session, analysis, result, request))
+        return _distinct(made) or None
+
+    def _numbers(self, entry: Entry, session: Session, request: dict[str, Any]) -> list[DecisionSummary]:
+        spec = session.spec
+        session = self._settle_numbers(session)
+        span = _site_span(session.site, self.app)
+        for _, keep in (probing._STRATA[0], probing._STRATA[-1]):
+            try:
+                variables = probing.numeric_variables(session, keep)
+            except NoVariation:
+                continue
+            for observed in session.cache.values():
+                for branch in observed.run.branches.values():
+                    if branch.after_api and (branch.tainted or library.is_local_model(branch.origin)):
+                        other = replace(session, choices={**session.choices, id(branch.node): not session.choices.get(id(branch.node), branch.default)}, cache={}, num_runs=0)
+                        try:
+                            again = probing.numeric_variables(other, keep)
+                        except NoVariation:
+                            again = ()
+                        if [v.breakpoints for v in again] != [v.breakpoints for v in variables]:
+                            reason = f"{branch.path}:{branch.line}: the API's number is combined with a value that is not in the source ({branch.origin})"
+                            return [_unsupported(spec.api, spec.name, reason, span, spec.scale)]
+            return [
+                DecisionSummary(
+                    spec.api, spec.name, "numeric", variables=variables, request=dict(request), scale=spec.scale,
+                    source=(span, self._entry_span(entry)), warnings=tuple(self._assumptions(session)),
+                )
+            ]  # fmt: skip
+        nothing = {n: (lo + hi) / 2 for n, lo, hi in spec.variables}
+        echo = any(probing._marked(a.pattern) for a in session.observe(nothing).atoms)
+        if echo:
+            return [_unsupported(spec.api, spec.name, f"{span.path}:{span.line}: the application passes the API's number on without deciding anything", span, spec.scale)]
+        return [
+            DecisionSummary(
+                spec.api, spec.name, "constant", source=(span, self._entry_span(entry)), scale=spec.scale,
+                warnings=(f"{span.path}:{span.line}: no value of the API's numbers changes what the application does",),
+            )
+        ]  # fmt: skip
+
+    def _settle_numbers(self, session: Session) -> Session:
+        spec = session.spec
+
+        def variety(s: Session) -> tuple[int, dict[int, Branch]]:
+            views = set()
+            branches: dict[int, Branch] = {}
+            for i in range(9):
+                observed = s.observe({n: lo + (hi - lo) * (i + 0.41) / 9 for n, lo, hi in spec.variables})
+                branches.update(observed.run.branches)
+                views.add(frozenset((a.channel, a.pattern) for a in observed.atoms))
+            return len(views), branches
+
+        best, branches = variety(session)
+        for key, branch in list(branches.items())[:12]:
+            if branch.after_api:
+                other = replace(session, choices={**session.choices, key: not session.choices.get(key, branch.default)}, cache={}, num_runs=0)
+                score, _ = variety(other)
+                if score > best:
+                    best, session = score, other
+        return session
+
+    def _no_variation(self, entry: Entry, session: Session, request: dict[str, Any]) -> DecisionSummary:
+        """No label changes anything: a presence test, a pass-through, a mistake, or an unused answer."""
+        spec = session.spec
+        site_span = _site_span(session.site, self.app)
+        nothing = session.observe(session.output([session.nothing]))
+        empty = session.observe(())
+        bugs = {**nothing.run.bugs, **empty.run.bugs}
+        for observed in session.cache.values():
+            bugs.update(observed.run.bugs)
+        marked = [a for a in nothing.atoms if TEXT_MARK in a.pattern and a.category != "log"]
+        passes_on = [a for a in marked if not a.is_display and a.category not in ("variable", "attribute")]
+        tests = any(o.run.text_tests for o in session.cache.values())
+        source = (site_span, self._entry_span(entry))
+        keep = probing._is_main
+        added = {(a.channel, a.pattern) for a in nothing.atoms if keep(a) and TEXT_MARK not in a.pattern}
+        before = {(a.channel, a.pattern) for a in empty.atoms if keep(a)}
+        new = [a for a in nothing.atoms if (a.channel, a.pattern) in added - before and session.nothing not in a.text]
+        unknown = self._unknown_reason(session)
+        presence = bool(new) and not bugs and not tests and spec.kind == "labels" and session.vocabulary and nothing.run.raised is None
+        if presence and all(a.is_display for a in new) and passes_on:
+            presence = False
+        warnings = [f"{p}:{n}: {m}" for m, (p, n) in bugs.items()]
+        if unknown is not None and not bugs:
+            return _unsupported(spec.api, spec.name, unknown, site_span, spec.scale)
+        if presence and empty.run.raised is None:
+            target = TargetList(0, session.vocabulary, predicate="any label at all", outcome=probing.describe(new), source=(site_span,))
+            analysis = Analysis(session, lambda a: keep(a) and TEXT_MARK not in a.pattern, "empty")
+            one = probing._List(list(session.vocabulary[:1]), analysis.single(session.vocabulary[0]), session.output(session.vocabulary[:1]), 0, False)
+            try:
+                analysis._thresholds([one], analysis.view(()), "true_false")
+            except Reject:
+                one.threshold = None
+            return DecisionSummary(
+                spec.api, spec.name, "true_false", lists=(replace(target, threshold=one.threshold),), request=dict(request),
+                scale=spec.scale, source=source, none_outcome=probing.describe([a for a in empty.atoms if keep(a)]) or "nothing",
+                warnings=("reacts to any label, whatever it is", *self._assumptions(session)),
+            )  # fmt: skip
+        if nothing.run.raised is not None and not tests and not passes_on:
+            reason = f"{site_span.path}:{site_span.line}: the evaluated code ends with {nothing.run.raised.names[0]} after the API call"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        if marked and not bugs and (passes_on or not tests):
+            place = nothing.atoms[(passes_on or marked)[0]]
+            where = f"{place[0] or site_span.path}:{place[1] or site_span.line}"
+            reason = f"{where}: the application passes label text on without deciding anything on it"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        if tests:
+            warnings.append(f"{site_span.path}:{site_span.line}: labels are tested, but no label of the vocabulary changes what the application does")
+        elif not warnings:
+            warnings.append(f"{site_span.path}:{site_span.line}: the answer of the API changes nothing")
+        return DecisionSummary(
+            spec.api, spec.name, "constant", source=source, scale=spec.scale, request=dict(request), warnings=tuple(warnings)
+        )
+
+    def _unknown_reason(self, session: Session) -> str | None:
+        """The branch behind the API call that hides the decision, if its value is not in the source."""
+        for observed in session.cache.values():
+            for branch in observed.run.branches.values():
+                if branch.after_api and branch.tainted:
+                    return (
+                        f"{branch.path}:{branch.line}: the API's output is tested against a value that is not in the source "
+                        f"({branch.origin})"
+                    )
+        return None
+
+    # --- the report -------------------------------------------------------------------------------------------------
+
+    def _collect(
+        self,
+        report: ParseReport,
+        found: dict[tuple[Site, str], list[tuple[Entry, list[DecisionSummary]]]],
+        sites: dict[Site, dict[str, Any]],
+        failures: list[str],
+    ) -> None:
+        real: list[DecisionSummary] = []
+        refused: list[DecisionSummary] = []
+        constant: list[DecisionSummary] = []
+        by_site: dict[Site, set[str]] = {}
+        for (site, _), results in found.items():
+            for _, made in results:
+                for decision in made:
+                    by_site.setdefault(site, set()).add(decision.kind)
+                    {"unsupported": refused, "constant": constant}.get(decision.kind, real).append(decision)
+        # A field that is not looked at, at a site where another field is, says nothing; nor does a helper's own echo.
+        busy = {d.source[0] for d in real}
+        refused = [d for d in refused if not (d.source and d.source[0] in busy and "without deciding" in d.reason)]
+        constant = [d for d in constant if not (d.source and d.source[0] in busy)]
+        stuck = {d.source[0] for d in refused if d.source}
+        constant = [d for d in constant if not (d.source and d.source[0] in stuck)]
+        if real or refused:
+            constant = [d for d in constant if any("tested" in w or "never" in w for w in d.warnings)] if not real else []
+        report.decisions = _distinct([*real, *refused, *constant])
+        for site in sites:
+            if site.method not in CUSTOMIZED:
+                report.other_apis.append(f"{site.path}:{site.line}: {site.provider}.{site.method} (known, not customized)")
+        report.notes += failures[:10]
+        if not report.decisions:
+            if report.other_apis:
+                report.reason = f"{report.other_apis[0].rsplit(' (', 1)[0]} is known and not customized"
+                site = next(s for s in sites if s.method not in CUSTOMIZED)
+                report.decisions.append(
+                    _unsupported(f"{site.provider}.{site.method}", "", report.reason, _site_span(site, self.app))
+                )
+            elif failures:
+                report.reason = failures[0]
+                report.decisions.append(_unsupported("unknown", "", failures[0], Span("", 0)))
+            elif sites:
+                site = next(iter(sites))
+                report.decisions.append(
+                    DecisionSummary(
+                        f"{site.provider}.{site.method}", "", "constant", source=(_site_span(site, self.app),),
+                        warnings=(f"{site.path}:{site.line}: the answer of the API is not used",),
+                    )
+                )  # fmt: skip
+            else:
+                report.reason = "no entry point reaches a call of a known ML API"
+
+
+def analysis_groups(analysis: Analysis) -> list[list[str]]:
+    """Labels by outcome under one analysis, without those that do nothing."""
+    base = frozenset((c, p) for c, p, _ in analysis.view(analysis.base_output))
+    groups: dict[Any, list[str]] = {}
+    for label in analysis._probe_labels():
+        sig = frozenset((c, p) for c, p, _ in analysis.single(label))
+        if sig != base:
+            groups.setdefault(sig, []).append(label)
+    return list(groups.values())
+
+
+def _distinct(decisions: Sequence[DecisionSummary]) -> list[DecisionSummary]:
+    """Equal decisions once, with all their call sites."""
+    out: list[DecisionSummary] = []
+    for decision in decisions:
+        for i, known in enumerate(out):
+            if _essence(known) == _essence(decision):
+                spans = tuple(dict.fromkeys((*known.source, *decision.source)))
+                out[i] = replace(known, source=spans, warnings=tuple(dict.fromkeys((*known.warnings, *decision.warnings))))
+                break
+        else:
+            out.append(decision)
+    return out
+
+
+def _essence(d: DecisionSummary) -> tuple[Any, ...]:
+    return (
+        d.api, d.field, d.kind, d.order, d.window, d.reason,
+        tuple((one.labels, one.threshold, one.clauses, one.unless) for one in d.lists),
+        tuple((v.name, v.breakpoints) for v in d.variables),
+    )  # fmt: skip
+
+
+def _api_of(key: tuple[Site, str]) -> tuple[str, str]:
+    spec = FIELDS[key[1]]
+    return spec.api, spec.name
+
+
+def _unsupported(api: str, field_name: str, reason: str, span: Span, scale: float = 1.0) -> DecisionSummary:
+    return DecisionSummary(api, field_name, "unsupported", reason=reason, source=(span,), scale=scale)
+
+
+def _located(refusal: Refusal, entry: Entry) -> str:
+    path, line = (refusal.path, refusal.line) if refusal.path else (entry.path, entry.line)
+    return f"{path}:{line}: {refusal.reason}"
+
+
+def _site_span(site: Site, app: Application) -> Span:
+    return Span(site.path, site.line, site.column, _source_line(app, site.path, site.line))
+
+
+def _source_line(app: Application, path: str, line: int) -> str:
+    file = app.root / path
+    if not path or not line or not file.is_file():
+        return ""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
+
+
+def _mentions_api(text: str) -> bool:
+    return any(word in text for word in ("google.cloud", "boto3", "vision.googleapis", "rekognition", "comprehend"))
+
+
+def _constants(app: Application) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Texts and numbers of the source that a label or a score could be compared with."""
+    texts: dict[str, None] = {}
+    numbers: dict[float, None] = {}
+    for tree in app.trees.values():
+        docs = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        in_order = [n for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+        in_order.sort(key=lambda n: (n.lineno, n.col_offset))
+        for node in in_order:
+            if id(node) not in docs:
+                value = node.value
+                if isinstance(value, str) and 0 < len(value.strip()) <= 60 and not _NO_LABEL_TEXT.search(value):
+                    texts.setdefault(value)
+                if isinstance(value, str) and (len(value) > 12 and ("," in value or " " in value or "|" in value or "\n" in value)) and len(value) < 3000:
+                    for part in _REGEX_SIGNS.sub("", value).replace("|", ",").replace("\n", ",").split(","):
+                        if 0 < len(part.strip()) <= 40 and not _NO_LABEL_TEXT.search(part):
+                            texts.setdefault(part.strip())
+                    if len(value.split()) <= 60:
+                        for part in value.split():
+                            if not _NO_LABEL_TEXT.search(part):
+                                texts.setdefault(part)
+                elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                    numbers.setdefault(float(value))
+    for text in app.data.values():
+        for line in text.splitlines()[:200]:
+            for part in line.replace('"', ",").replace(":", ",").split(","):
+                if 0 < len(part.strip()) <= 40:
+                    texts.setdefault(part.strip())
+    return tuple(texts)[:_MAX_CONSTANTS], tuple(numbers)
+
+
+def parse_application(
+    path: Path, vocabularies: Mapping[str, Sequence[str]] | None = None
+) -> ParseReport:
+    """Find the decision processes of an application.
+
+    Args:
+        path: a Python file or a folder with Python files.
+        vocabularies: labels that the API can answer, by vocabulary name: "image" (image labels and objects), "object",
+            "topic" (text categories), "moderation", "sentiment", "emotion", "google_entity", "aws_entity",
+            "text_moderation". Bundled ones are used for those not given.
+    Returns:
+        The report. What cannot be decided is in it with kind "unsupported" and a reason.
+    Raises:
+        ConfigError: the path does not exist or holds no Python file.
+
+    Does not import, execute or change anything of the application.
+    """
+    return Parser(read_application(path), vocabularies).parse()
+
+
+__all__ = ["Answer", "Opaque", "ParseReport", "Parser", "parse_application"]
