@@ -172,6 +172,8 @@ class _Fusion:
             raise ConfigError(
                 f"{self.c} reused tokens ({self.e} exact) of a prompt of {self.n}: at least one token must be left to compute."
             )
+        # DEVIATION cacheblend-3: r counts the reused tokens behind the exact prefix, whose deviation is 0; the prefix is not
+        # computed at layer 0 either, since nothing needs its hidden states.
         self.num_candidates = self.c - self.e
         # Without candidates there is no choice to make, hence no layer to compute in full.
         self.check_layer = plan.check_layer if self.num_candidates else 0
@@ -232,6 +234,8 @@ class _Fusion:
             fresh_k = net.key(layer, normed_RE, rotary) if "k" in wants else None
             fresh_v = net.value(layer, normed_RE) if "v" in wants else None
             kept_R = self._choose(layer, rows_R, fresh_k, fresh_v, normed_RE)
+            # DEVIATION cacheblend-4: the paper recomputes the KV of the picked tokens only; the fresh KV of the others is there
+            # already, so keeping it costs nothing.
             if plan.keep_fresh:
                 assert fresh_k is not None
                 assert fresh_v is not None

@@ -190,6 +190,8 @@ class Engine:
         self.on_phase = on_phase
         self.tokens_computed = 0.0
         """Tokens run through the model so far, as a mean over its layers: prompts, chunks and decoding steps."""
+        # DEVIATION cacheblend-5: the paper does not say what stands before a chunk when its KV is computed; we put BOS, as its
+        # released code does.
         self._chunk_opening = self.bos if has_sink else ()
         self._seed = seed
         self._truth: tuple[Request, Computed] | None = None

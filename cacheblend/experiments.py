@@ -567,6 +567,7 @@ class Sensitivity:
         """Per point, request and method: ttft, recomputed_share; factors `num_chunks`, `chunk_tokens`, and `panel`, which is
         "chunks" or "length"."""
         engine = engine_for(run)
+        # DEVIATION cacheblend-7: no panel over batch sizes; the engine runs one request at a time.
         middle_chunks = self.num_chunks[len(self.num_chunks) // 2 - 1 if len(self.num_chunks) > 1 else 0]
         middle_tokens = self.chunk_tokens[len(self.chunk_tokens) // 2]
         points = [("chunks", count, middle_tokens) for count in self.num_chunks]

@@ -218,6 +218,7 @@ class MapRerank:
         best: tuple[float, Computed] | None = None
         for chunk in request.chunks or ((),):
             computed = engine.compute((*request.prefix, *chunk, *request.question))
+            # DEVIATION cacheblend-6: LangChain's prompt asks for a score in words, which small models cannot give.
             score = engine.decode(computed, request.max_answer_tokens).mean_logprob
             if best is None or score > best[0]:
                 best = score, computed

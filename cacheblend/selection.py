@@ -88,6 +88,7 @@ class HighKVDeviation:
             keys or values, since the two live on different scales.
     """
 
+    # DEVIATION cacheblend-1: the paper speaks of the deviation of KV; like its released code we rank by V unless told otherwise.
     part: str = "v"
 
     def __post_init__(self) -> None:
@@ -250,6 +251,7 @@ def _weights(num_steps: int, schedule: str | Sequence[float]) -> np.ndarray:
         if schedule == "constant":
             return np.ones(num_steps)
         if schedule == "linear":
+            # DEVIATION cacheblend-2: the paper describes gradual filtering without giving a schedule; this one is ours.
             falling = max(1, round(num_steps / 3))
             return np.interp(np.arange(num_steps), [0, falling], [1.3, 0.85])
         raise ConfigError(f"schedule {schedule!r} is not constant, linear or a list of weights.")
