@@ -19,8 +19,9 @@ from common.metrics.porter import stem
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NOT_ALPHANUMERIC = re.compile(r"[^a-z0-9]+")
-_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
-_WHOLE_NUMBER_WORD = re.compile(r"[(]?(-?)[$€£]?(-?)((?:\d[\d,]*(?:\.\d+)?|\.\d+))%?[)]?")
+# A minus sign counts only where nothing stands before it: "10-12" is a range.
+_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_WHOLE_NUMBER_WORD = re.compile(r"[$€£]?[(]?(-?)[$€£]?(-?)((?:\d[\d,]*(?:\.\d+)?|\.\d+))%?[)]?%?")
 _FINAL_ANSWER = re.compile(r"(?:####|\bthe final answer is:?|\bthe answer is:?)", re.IGNORECASE)
 
 
@@ -52,7 +53,7 @@ def numeric_words(text: str) -> list[str]:
         if match is None:
             words.extend(normalised_words(word))
             continue
-        in_brackets = word.startswith("(") and ")" in word
+        in_brackets = "(" in word and ")" in word
         negative = in_brackets or "-" in (match[1], match[2])
         digits = match[3].replace(",", "")
         whole, _, fraction = digits.partition(".")

@@ -84,6 +84,7 @@ def test_numbers_by_value():
     assert m.numeric_words("$1,496.50 million") == ["1496.5", "million"]
     assert m.numeric_words("(12.6) and -12.60%, 007.") == ["-12.6", "and", "-12.6", "7"]
     assert m.numeric_words("-0.0 .5 -$3") == ["0", "0.5", "-3"]
+    assert m.numeric_words("$(1,234) (5)% ($7)") == ["-1234", "-5", "-7"]
     assert m.numeric_words("Q3 2022's") == ["q3", "2022s"]
     assert m.numeric_f1("12.6 million", ("-12.6 million",)) == pytest.approx(
         0.5
@@ -99,6 +100,8 @@ def test_numbers_by_value():
         ("Thus, they are not. So the answer is: no.", "no"),
         ("The answer is 5. Wait. The final answer is: 7 eggs.\nNext", "7 eggs"),
         ("It costs 3 dollars, then $1,234.50.", "1,234.50"),
+        ("It was -3.", "-3"),
+        ("between 10-12", "12"),
         ("no number here ", "no number here"),
         ("", ""),
     ],
