@@ -18,6 +18,10 @@ SERVER, CLIENT = 0, 1
 DOWN, UP = CLIENT, SERVER  # a direction is named by the node that it leads to
 
 
+_LAST_MILE = ConstantRate(10e6)
+_LOSSLESS = NoLoss()
+
+
 @dataclasses.dataclass(frozen=True)
 class Direction:
     """One direction of a link.
@@ -29,14 +33,19 @@ class Direction:
         loss: which packets are lost on the way, judged at the time at which their transmission ends.
     """
 
-    rate: Rate = ConstantRate(10e6)
+    rate: Rate = _LAST_MILE
     delay_s: float = 0.05
     queue_packets: int = 1000
-    loss: LossModel = NoLoss()
+    loss: LossModel = _LOSSLESS
 
     def __post_init__(self) -> None:
         if self.delay_s < 0 or self.queue_packets < 1:
-            raise ConfigError(f"delay {self.delay_s} s, queue of {self.queue_packets} packets: need >= 0 s and >= 1 packet.")
+            raise ConfigError(
+                f"delay {self.delay_s} s, queue of {self.queue_packets} packets: need >= 0 s and >= 1 packet."
+            )
+
+
+_PLAIN = Direction()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +59,8 @@ class LinkSpec:
         phase: where recorded traces begin, as a share of their length, in [0, 1).
     """
 
-    down: Direction = Direction()
-    up: Direction = Direction()
+    down: Direction = _PLAIN
+    up: Direction = _PLAIN
     seed: int = 0
     phase: float = 0.0
 

@@ -50,9 +50,7 @@ class LoopNetwork(EventLoop):
         on_packet: called for each packet offered, with (to_node, time, IP bytes, arrival time or None).
     """
 
-    def __init__(
-        self, link: Link, on_packet: Callable[[int, float, int, float | None], None] | None = None
-    ) -> None:
+    def __init__(self, link: Link, on_packet: Callable[[int, float, int, float | None], None] | None = None) -> None:
         super().__init__()
         self.link = link
         self._on_packet = on_packet
@@ -91,9 +89,7 @@ class LoopNetwork(EventLoop):
         endpoint.connect()
         return endpoint
 
-    def _endpoint(
-        self, node: int, port: int, on_bytes: Callable[[bytes], None], options: TcpOptions
-    ) -> TcpEndpoint:
+    def _endpoint(self, node: int, port: int, on_bytes: Callable[[bytes], None], options: TcpOptions) -> TcpEndpoint:
         check_node(node)
         ends = self._tcp.setdefault(port, {})
         if node in ends:

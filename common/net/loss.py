@@ -241,4 +241,5 @@ class _AnyOf:
         self._parts = parts
 
     def is_lost(self, now: float) -> bool:
-        return any([part.is_lost(now) for part in self._parts])  # a list: all parts must see the packet
+        verdicts = [part.is_lost(now) for part in self._parts]  # a list: every part must see the packet
+        return any(verdicts)

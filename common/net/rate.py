@@ -38,7 +38,9 @@ class ConstantRate:
 
     def __post_init__(self) -> None:
         if not self.bps > 0:
-            raise ConfigError(f"a rate of {self.bps} bit/s: must be > 0. For an outage use a loss model or a rate trace.")
+            raise ConfigError(
+                f"a rate of {self.bps} bit/s: must be > 0. For an outage use a loss model or a rate trace."
+            )
 
     @property
     def mean_bps(self) -> float:

@@ -1,19 +1,18 @@
 """Readers of recorded network traces. A bad line is refused with its number; nothing is repaired silently.
 
-| format | one line | rate | also |
-|---|---|---|---|
-| `mahimahi` | time in ms of one 1500-byte delivery opportunity | delivery opportunities | |
-| `seconds_mbps` | time in s and Mbit/s: Oboe, FCC, Norway 3G, Puffer. Row i holds from the time before it to its own | stepped | |
-| `per_second_mbps` | `value,unit`, one line a second (NYU-METS) | stepped | |
-| `lll_cadvise` | JSON list of {duration s, clientIngress kbit/s, serverLatency and clientLatency ms} | stepped | delay |
-| `gnettrack` | G-NetTrack CSV (5G, UCC): DL_bitrate, UL_bitrate in kbit/s once a second, PINGAVG ms, PINGLOSS % | stepped, both directions | delay, loss |
-| `loss_pattern` | 0 or 1: whether that packet was lost | none | loss |
-| `network` | our own CSV: t_s, down_kbps, up_kbps, owd_ms, loss | stepped, both directions | delay, loss |
+mahimahi         time in ms of one 1500-byte delivery opportunity
+seconds_mbps     time in s and Mbit/s (Oboe, FCC, Norway 3G, Puffer); row i holds from the time before it to its own
+per_second_mbps  "value,unit", one line a second (NYU-METS)
+lll_cadvise      JSON list of {duration s, clientIngress kbit/s, serverLatency and clientLatency ms}
+gnettrack        G-NetTrack CSV (5G, UCC): DL_bitrate, UL_bitrate in kbit/s once a second, PINGAVG ms, PINGLOSS %
+loss_pattern     0 or 1: whether that audio packet was lost
+network          our own CSV: t_s, down_kbps, up_kbps, owd_ms, loss; row i holds until the time of the next one
 """
 
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -34,7 +33,7 @@ class Trace:
 
     Attributes:
         name: the file's name.
-        format: as in this module's table.
+        format: as in this module's list.
         down, up: rates towards the client and towards the server.
         delay_s: median one-way delay, half of the recorded round trip.
         loss: loss over time.
@@ -58,7 +57,7 @@ def read_trace(path: Path, format: str | None = None) -> Trace:
 
     Args:
         path: the file.
-        format: a format of the table above; None: recognised from the first lines and the file's name.
+        format: a format of the list above; None: recognised from the first lines and the file's name.
 
     Raises:
         DataUnavailable: there is no such file.
@@ -100,7 +99,7 @@ def recognise(text: str, name: str = "") -> str:
     if start[0].replace(" ", "").startswith("t_s,"):
         return "network"
     if all(line in ("0", "1") for line in start) and (name.endswith("_is_lost.txt") or "1" in start[:40]):
-        is_monotone = all(a <= b for a, b in zip(start, start[1:], strict=False))
+        is_monotone = all(a <= b for a, b in itertools.pairwise(start))
         if name.endswith("_is_lost.txt") or not is_monotone:
             return "loss_pattern"
     if all(line.isdigit() for line in start):
@@ -197,7 +196,11 @@ def _read_gnettrack(lines: Lines, name: str) -> Trace:
     absent = [column for column in needed if column not in (table.fieldnames or ())]
     if absent:
         raise BadTrace(f"{name}, line {lines[0][0]}: no column {', '.join(absent)}.")
-    down, up, pings_ms, losses, missing = [], [], [], [], 0
+    down: list[float] = []
+    up: list[float] = []
+    pings_ms: list[float] = []
+    losses: list[float] = []
+    missing = 0
     for (line, _), row in zip(lines[1:], table, strict=False):
         for column, values in (("DL_bitrate", down), ("UL_bitrate", up)):
             if row[column] in (None, "", "-"):

@@ -31,7 +31,16 @@ HOW_TO_GET = (
     "loop (network=loop, TCP as method tcp_model)."
 )
 _LINKED = ("core", "network", "internet", "point-to-point", "virtual-net-device")
-_LOADED_FIRST = ("core", "stats", "network", "bridge", "traffic-control", "internet", "point-to-point", "virtual-net-device")
+_LOADED_FIRST = (
+    "core",
+    "stats",
+    "network",
+    "bridge",
+    "traffic-control",
+    "internet",
+    "point-to-point",
+    "virtual-net-device",
+)
 _SOURCE = Path(__file__).with_name("bridge.cpp")
 
 
