@@ -1,7 +1,8 @@
 """The container of one coded chunk: a header, six sections, checksums. Everything little-endian; no pickle.
 
     header 56 B   magic "NFKV" | version u8 | dtype u8 | flags u8 | level u8 | profile id 8 B | layers u16 | heads u16
-                  | head dim u16 | group u16 | tokens u32 | first position u32 | six section lengths 6 * u32 | CRC-32 of the header
+                  | head dim u16 | group u16 | tokens u32 | first position u32 | six section lengths 6 * u32
+                  | CRC-32 of the header
     positions     bitmap from the first to the last position, where tokens have gaps (flag 2)
     scales        u16 per token, layer and K/V: the bits of a float16 (float16 caches) or bfloat16
     outliers      u16 block | u32 index | i32 value, for integers outside their table's alphabet

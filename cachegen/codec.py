@@ -274,14 +274,14 @@ class Codec:
 
     def _symbols(
         self, header: bitstream.Header, plan: "_Plan", layer: int, which: int
-    ) -> dict[Kind, tuple[NDArray[np.integer], int]]:  # type: ignore[type-arg]
+    ) -> dict[Kind, tuple[NDArray[np.integer], int]]:
         """(symbols, offset) by class; uint8, or int32 where outliers had to be put in."""
-        found: dict[Kind, tuple[NDArray[np.integer], int]] = {}  # type: ignore[type-arg]
+        found: dict[Kind, tuple[NDArray[np.integer], int]] = {}
         for kind in self.profile.kinds(layer, which):
             key = (layer, which, kind)
             tables, offset = plan.tables[key], self.profile.blocks[header.level, layer, which, kind].offset
             shape = (self.profile.num_channels, _count_of(kind, header))
-            symbols: NDArray[np.integer] = decode(  # type: ignore[type-arg]
+            symbols: NDArray[np.integer] = decode(
                 plan.payloads[key],
                 shape,
                 _rows(tables, shape[0]),
@@ -306,7 +306,7 @@ class Codec:
         self,
         header: bitstream.Header,
         plan: "_Plan",
-        symbols: Mapping[Kind, tuple[NDArray[np.integer], int]],  # type: ignore[type-arg]
+        symbols: Mapping[Kind, tuple[NDArray[np.integer], int]],
         positions_T: Tensor,
         layer: int,
         which: int,

@@ -1,6 +1,6 @@
 """What is known about a model before any context arrives: symbol tables, steps, means, where deltas pay (one file per model).
 
-    profile = build_profile(lambda: caches, PAPER, model="...")     # caches: KV of sample contexts, never of the contexts coded later
+    profile = build_profile(lambda: caches, PAPER, model="...")     # caches: KV of sample contexts, not of those coded later
     save(profile, path);  profile = load(path)
 
 The paper profiles its distributions offline, once per model, and uses them for all contexts (CacheGen, arithmetic coding). A

@@ -75,7 +75,7 @@ def anchor_of_members(num_tokens: int, group_tokens: int) -> Tensor:
 
 
 def entropy_bits(symbols_CT: Tensor) -> float:
-    """Sum over channels of T times the empirical entropy, in bits: what per-channel tables fitted to these symbols would spend."""
+    """Sum over channels of T times the empirical entropy, in bits: what tables fitted to each channel would spend."""
     total = 0.0
     num_tokens = symbols_CT.shape[1]
     shifted_CT = symbols_CT.long() - int(symbols_CT.min()) if symbols_CT.numel() else symbols_CT.long()

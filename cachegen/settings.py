@@ -74,7 +74,8 @@ class Settings:
         delta: code non-anchor tokens as differences to their group's decoded anchor: always, never, or for each layer and K/V
             whichever took fewer bits when the profile was made.
         anchor_fineness: M of anchors where tokens have scales of their own (127 is 8 bits).
-        scaling: "token": one scale per token, layer and K/V, sent as 16 bits; "profiled": fixed steps from the profile, nothing sent.
+        scaling: "token": one scale per token, layer and K/V, sent as 16 bits; "profiled": fixed
+            steps from the profile, nothing sent.
         tables: where symbol tables come from: the profile (made once per model), or the chunk itself, which then carries them.
         table_scope: one table per (layer, K/V, channel), per (layer, K/V), or one for everything.
         has_means: subtract each channel's profiled mean.
