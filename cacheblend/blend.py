@@ -262,10 +262,11 @@ class _Fusion:
                 self.loaded_bytes += self.reused.read(layer, None, values_HTD)
             if keys_until:
                 self.loaded_bytes += self.reused.read(layer, keys_HTD, None)
-        if self.turns is not None and keys_until > self.turns[0]:
+        # Either all reused keys were read or the exact prefix alone, which stands where it was computed.
+        if self.turns is not None and keys_until == self.c:
             self.on_phase("shift", layer)
             first, cos, sin = self.turns
-            turn_(keys_HTD[:, first:], cos[: keys_until - first], sin[: keys_until - first])
+            turn_(keys_HTD[:, first:], cos, sin)
 
     def _choose(
         self, layer: int, rows_R: Tensor, fresh_k: Tensor | None, fresh_v: Tensor | None, normed_RE: Tensor | None
