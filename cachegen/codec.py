@@ -330,7 +330,7 @@ class Codec:
             x_HTD = profile.rotation.apply(x_HTD, positions_T)
         return x_HTD
 
-    def _map(self, function: Callable, pairs: Iterable[tuple[int, int]]) -> Iterable:  # type: ignore[type-arg]
+    def _map(self, function: Callable, pairs: Iterable[tuple[int, int]]) -> Iterable:
         if self.threads <= 1:
             yield from map(function, pairs)
             return
