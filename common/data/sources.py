@@ -160,7 +160,9 @@ def load_items(spec: DataSpec, num_items: int | None = None) -> Iterator[QAItem]
 
 
 def input_hashes(spec: DataSpec) -> dict[str, str]:
-    """SHA-256 of every local file that the items of `spec` come from, by path below the data root; for a run's record.
+    """SHA-256 of every local file that the items of `spec` come from, by path below the data root.
+
+    For a run's record (`Run.note_input`).
 
     Raises:
         ConfigError, DataUnavailable: as `load_items`.
@@ -169,7 +171,13 @@ def input_hashes(spec: DataSpec) -> dict[str, str]:
         return {}
     dataset = _dataset(spec, {key: value for key, value in spec.options.items() if key not in _FOR_ALL})
     folder = _folder(spec, dataset)
-    return {f"text/{path}": hashlib.sha256((folder / path).read_bytes()).hexdigest() for path in dataset.inputs(folder)}
+    return {
+        # A file outside the data root by its name alone: where it lies says nothing about its content.
+        Path(path).name if Path(path).is_absolute() else f"text/{path}": hashlib.sha256(
+            (folder / path).read_bytes()
+        ).hexdigest()
+        for path in dataset.inputs(folder)
+    }
 
 
 def sample_items(items: Iterable[QAItem], num_items: int, rng: np.random.Generator) -> list[QAItem]:

@@ -702,6 +702,8 @@ def test_hashes_change_with_the_file(tmp_path):
     spec = DataSpec("local", "squad", tmp_path)
     assert input_hashes(spec) == {"text/squad/xquad_en.json": hashlib.sha256(path.read_bytes()).hexdigest()}
     assert input_hashes(DataSpec("generated", "single_fact")) == {}
+    own = DataSpec("local", "jsonl", options={"file": str(path)})
+    assert list(input_hashes(own)) == ["xquad_en.json"]
 
 
 def test_sampling():
