@@ -8,6 +8,7 @@ S suffix rows.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -233,6 +234,11 @@ def layer_ratios(ratio: float, num_steps: int, schedule: str | Sequence[float] =
     Raises:
         ConfigError: an unknown schedule, increasing or negative weights, a ratio outside [0, 1].
     """
+    return _layer_ratios(ratio, num_steps, schedule if isinstance(schedule, str) else tuple(schedule))
+
+
+@functools.lru_cache(maxsize=64)  # every request asks for the same
+def _layer_ratios(ratio: float, num_steps: int, schedule: str | tuple[float, ...]) -> tuple[float, ...]:
     if not 0 <= ratio <= 1:
         raise ConfigError(f"recompute ratio {ratio} is not in [0, 1].")
     weights = _weights(num_steps, schedule)

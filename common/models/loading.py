@@ -220,9 +220,13 @@ def resolve_device(name: str) -> str:
 def _load_pretrained(spec: ModelSpec, path: str) -> LoadedModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
     device = resolve_device(spec.device)
     offline = {"local_files_only": True} if spec.source != "hf" else {"revision": spec.revision or "main"}
+    if spec.source == "bundled":
+        # A second of reading needs no progress bar; gigabytes do.
+        transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path, **offline)
         _check_family(config)
@@ -232,6 +236,8 @@ def _load_pretrained(spec: ModelSpec, path: str) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(path, **offline)
     except OSError as error:
         raise DataUnavailable(_why_unavailable(spec, path, error)) from error
+    finally:
+        transformers_logging.enable_progress_bar()
     model = _settle(model, device)
     if spec.source == "hf":
         commit = getattr(config, "_commit_hash", None) or spec.revision
