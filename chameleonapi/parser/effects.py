@@ -35,7 +35,7 @@ _MAX_TEXT = 400
 _MAX_ATOMS = 400
 
 # Calls that only show or record what happens; they decide nothing when something else does.
-DISPLAY_ROOTS = ("cv2.", "plt.", "matplotlib", "PIL.ImageDraw", "ImageDraw", "draw.", "logging", "logger", "log.", "tqdm", "pprint")
+DISPLAY_ROOTS = ("cv2.", "plt.", "matplotlib", "PIL.ImageDraw", "ImageDraw", "draw.", "logging", "logger", "log.", "tqdm", "pprint", "streamlit.", "rich.", "click.", "tabulate")
 
 
 class Atom(NamedTuple):

@@ -20,7 +20,7 @@ from chameleonapi.parser.evaluator import Answer, Branch, Evaluator, Refusal, Ru
 from chameleonapi.parser.probing import Analysis, NoVariation, Reject, Session
 from chameleonapi.parser.providers import CUSTOMIZED, FIELDS, Site
 from chameleonapi.parser.sources import Application, read_application
-from chameleonapi.parser.values import TEXT_MARK, ClassValue, FunctionValue, Opaque
+from chameleonapi.parser.values import NUMBER_MARK, TEXT_MARK, ClassValue, FunctionValue, Opaque
 from chameleonapi.vocabularies import load_vocabulary
 
 _MAX_SEARCH = 40
@@ -262,12 +262,16 @@ class Parser:
         session = self._settle_branches(session)
         reasons: list[tuple[str, tuple[str, int]]] = []
         varied = False
+        # An image has labels; content that needs moderation is the exception, so there no label is the ordinary case.
+        bases = ("empty", "other") if "moderation" in spec.vocabulary else ("other", "empty")
         for padding, top in ((0, 0.99), (10, 0.99), (0, 0.8), (0, 0.6)):
             for name, keep in probing._STRATA:
-                for base in ("other", "empty"):
+                for base in bases:
                     analysis = Analysis(session, keep, base, padding, top)
-                    if name == "all effects":
-                        analysis.drop_display_echo = self._has_groups(session, probing._is_strong, base, padding, top)
+                    # Displays that repeat the label are commentary when something else already tells the groups apart.
+                    analysis.drop_display_echo = True
+                    if not self._has_groups(session, analysis):
+                        analysis.drop_display_echo = False
                     try:
                         result = analysis.find()
                     except NoVariation:
@@ -286,7 +290,7 @@ class Parser:
                         if made is not None:
                             return [made]
                         reasons.append((reject.reason, reject.where))
-                        if name == "all effects" and base == "empty":
+                        if name == "all effects" and base == bases[-1]:
                             split = self._split(entry, session, request, padding, top)
                             if split is not None:
                                 return split
@@ -318,14 +322,9 @@ class Parser:
         low = {(a.channel, a.pattern) for a in session.observe(session.output([session.nothing], 0.6)).atoms}
         return nothing != low
 
-    def _has_groups(self, session: Session, keep: Callable[[Atom], bool], base: str, padding: int, top: float) -> bool:
-        analysis = Analysis(session, keep, base, padding, top)
-        base_view = analysis.view(analysis.base_output)
-        plain = {(c, p) for c, p, _ in base_view}
-        for label in [*self._sketch(session)]:
-            if {(c, p) for c, p, _ in analysis.single(label)} != plain:
-                return True
-        return False
+    def _has_groups(self, session: Session, analysis: Analysis) -> bool:
+        plain = {(c, p) for c, p, _ in analysis.view(analysis.base_output)}
+        return any({(c, p) for c, p, _ in analysis.single(label)} != plain for label in self._sketch(session))
 
     def _sketch(self, session: Session) -> list[str]:
         known = set(session.vocabulary)
@@ -670,6 +669,11 @@ class Parser:
         if nothing.run.raised is not None and not tests and not passes_on:
             reason = f"{site_span.path}:{site_span.line}: the evaluated code ends with {nothing.run.raised.names[0]} after the API call"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        numbers = [a for a in nothing.atoms if NUMBER_MARK in a.pattern and a.category not in ("log", "variable", "attribute")]
+        if numbers and not marked and not bugs and not tests:
+            place = nothing.atoms[numbers[0]]
+            reason = f"{place[0] or site_span.path}:{place[1] or site_span.line}: the application passes a score or a count on without deciding anything on it"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if marked and not bugs and (passes_on or not tests):
             place = nothing.atoms[(passes_on or marked)[0]]
             where = f"{place[0] or site_span.path}:{place[1] or site_span.line}"
@@ -841,7 +845,7 @@ def _constants(app: Application) -> tuple[tuple[str, ...], tuple[float, ...]]:
                     numbers.setdefault(float(value))
     for text in app.data.values():
         for line in text.splitlines()[:200]:
-            for part in line.replace('"', ",").replace(":", ",").split(","):
+            for part in re.split(r'[",:\[\]{}]|^\s*-\s', line):
                 if 0 < len(part.strip()) <= 40:
                     texts.setdefault(part.strip())
     return tuple(texts)[:_MAX_CONSTANTS], tuple(numbers)

@@ -493,7 +493,7 @@ class Analysis:
             if len(pairs) < len(lists) * (len(lists) - 1) // 2:
                 ordered = self._sort_by_choice(lists)
             choices.append((ordered, "multi_choice", "app_choice"))
-        if all("both" in r for r in relations.values()):
+        if all("both" in r for r in relations.values()) and all(one.view - base_view for one in lists):
             made = (_decompose(lists, base_view), "multi_select", None)
             choices = [made, *choices] if nested or not choices else [*choices, made]
         out += choices

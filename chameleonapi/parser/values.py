@@ -281,7 +281,8 @@ def pattern_of(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple, set, frozenset)):
-        return "[" + ", ".join(sorted(map(pattern_of, value)) if isinstance(value, (set, frozenset)) else map(pattern_of, value)) + "]"
+        # Elements that look alike count once: the number of labels must not make two answers look different.
+        return "[" + ", ".join(dict.fromkeys(sorted(map(pattern_of, value)) if isinstance(value, (set, frozenset)) else map(pattern_of, value))) + "]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{pattern_of(k)}: {pattern_of(v)}" for k, v in value.items()) + "}"
     return text_of(value)

@@ -27,6 +27,10 @@ def predicate(one: "_List", session: "Session", analysis: "Analysis") -> Predica
         text = " and ".join("(" + " or ".join(c[:6]) + (" or ..." if len(c) > 6 else "") + ")" for c in one.clauses)
         return Predicate(f"labels {text} together", (), ())
     group = {label for label in one.labels}
+    if len(session.vocabulary) > 12 and len(group) > 0.6 * len(session.vocabulary):
+        others = [v for v in session.vocabulary if v not in group]
+        text = f"any label except {_some(others)}" if others else "any label at all"
+        return Predicate(text, (), tuple(x for x in one.labels if x not in set(session.vocabulary)))
     sources = [c for c in session.constants if any(c.casefold() in label.casefold() for label in group) and len(c) > 1]
     if one.echo:
         same = {label.casefold() for label in group}
