@@ -238,7 +238,7 @@ class Sender:
         self._fin_offered = self._fin_offered or is_fin
         self.packets_sent += 1
         self.bytes_sent += len(datagram)
-        self._budget.on_sent(now, len(datagram))
+        self._budget.on_sent(now, self._packet, len(datagram))
         return datagram, end
 
     def on_datagram(self, datagram: bytes, now: float) -> None:
@@ -262,7 +262,7 @@ class Sender:
             self.round_trip.sample(now - sent_s)
         has_end = ack.has_fin and self._is_finished and ack.next == self._generated
         made_progress = ack.next > self.base or has_end
-        self._budget.on_ack(now, ack.rx_bytes, made_progress)
+        self._budget.on_ack(now, ack.echo, ack.rx_bytes)
         if made_progress:
             while self.base < ack.next:
                 self._tokens.popleft()
