@@ -15,7 +15,7 @@ from cacheblend.api import EXPERIMENTS, METHODS, WORKLOADS, Request
 from cacheblend.attention import RowAttention, probabilities
 from cacheblend.blend import BlendPlan
 from cacheblend.engine import Engine
-from cacheblend.harness import Judge, engine_for, requests_of, run_methods
+from cacheblend.harness import Variant, engine_for, judged_rows, requests_of, run_methods, with_ratio
 from cacheblend.selection import FirstOfChunk, HighKVDeviation, deviation
 from common.errors import ConfigError
 from common.experiment import Run
@@ -41,10 +41,9 @@ class TtftVsQuality:
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per request and method: ttft, recomputed_share, kl_to_full, and f1 or rouge_l where there is a gold answer."""
         engine = engine_for(run)
+        variants = [Variant(name, method) for name, method in run.methods.items()]
         for key, request in run.todo(requests_of(run, engine)):
-            outcomes = run_methods(engine, request, run.methods, warmup=self.warmup, repeats=self.repeats)
-            judge = Judge(engine, request)
-            yield ItemRows(key, [row for name, outcome in outcomes.items() for row in judge.rows(name, outcome)])
+            yield ItemRows(key, judged_rows(engine, request, variants, warmup=self.warmup, repeats=self.repeats))
 
 
 @EXPERIMENTS.add("mapreduce_baselines")
@@ -80,25 +79,14 @@ class QualityVsRatio:
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per request, method and ratio: what `ttft_vs_quality` gives; factor `ratio`, absent for methods without one."""
         engine = engine_for(run)
-        variants: dict[str, tuple[Any, str, dict[str, float]]] = {}
+        variants: list[Variant] = []
         for name, method in run.methods.items():
             if hasattr(method, "ratio"):
-                # A fixed k would overrule the ratio.
-                free = {"k": None} if hasattr(method, "k") else {}
-                for ratio in self.ratios:
-                    changed = dataclasses.replace(method, ratio=float(ratio), **free)
-                    variants[f"{name}@{ratio}"] = changed, name, {"ratio": float(ratio)}
+                variants += [Variant(name, with_ratio(method, r), {"ratio": float(r)}) for r in self.ratios]
             else:
-                variants[name] = method, name, {}
-        methods = {key: method for key, (method, _, _) in variants.items()}
+                variants.append(Variant(name, method))
         for key, request in run.todo(requests_of(run, engine)):
-            outcomes = run_methods(engine, request, methods, repeats=self.repeats, is_timed=self.is_timed)
-            judge = Judge(engine, request)
-            rows = [
-                row
-                for variant, outcome in outcomes.items()
-                for row in judge.rows(variants[variant][1], outcome, variants[variant][2])
-            ]
+            rows = judged_rows(engine, request, variants, repeats=self.repeats, is_timed=self.is_timed)
             yield ItemRows(key, rows)
 
 
@@ -120,7 +108,7 @@ class SelectorsAtEqualWork:
         """Per request, method and share: recomputed_share, kl_to_full, quality; factor `share`."""
         engine = engine_for(run)
         num_layers = engine.transformer.num_layers
-        variants: dict[str, tuple[Any, str, dict[str, float]]] = {}
+        variants: list[Variant] = []
         for name, method in run.methods.items():
             if not hasattr(method, "ratio"):
                 raise ConfigError(f"method {name!r} has no ratio, so its work cannot be set; leave it out.")
@@ -128,21 +116,11 @@ class SelectorsAtEqualWork:
             for share in self.shares:
                 ratio = (share * num_layers - full_layers) / (num_layers - full_layers)
                 if 0 <= ratio <= 1:
-                    free = {"k": None} if hasattr(method, "k") else {}
-                    changed = dataclasses.replace(method, ratio=ratio, **free)
-                    variants[f"{name}@{share}"] = changed, name, {"share": float(share)}
-        methods = {key: method for key, (method, _, _) in variants.items()}
-        if not methods:
+                    variants.append(Variant(name, with_ratio(method, ratio), {"share": float(share)}))
+        if not variants:
             raise ConfigError(f"shares={list(self.shares)}: with {num_layers} layers no method can do so little work.")
         for key, request in run.todo(requests_of(run, engine)):
-            outcomes = run_methods(engine, request, methods, is_timed=False)
-            judge = Judge(engine, request)
-            rows = [
-                row
-                for variant, outcome in outcomes.items()
-                for row in judge.rows(variants[variant][1], outcome, variants[variant][2])
-            ]
-            yield ItemRows(key, rows)
+            yield ItemRows(key, judged_rows(engine, request, variants, is_timed=False))
 
 
 @EXPERIMENTS.add("quality_vs_chunks")
@@ -168,12 +146,8 @@ class QualityVsChunks:
             for key, request in requests_of(run, engine, dataclasses.replace(run.workload, num_chunks=count))
         ]
         for key, (count, request) in run.todo(pairs):
-            outcomes = run_methods(engine, request, run.methods, is_timed=False)
-            judge = Judge(engine, request)
-            factors = {"num_chunks": count}
-            yield ItemRows(
-                key, [row for name, outcome in outcomes.items() for row in judge.rows(name, outcome, factors)]
-            )
+            variants = [Variant(name, method, {"num_chunks": count}) for name, method in run.methods.items()]
+            yield ItemRows(key, judged_rows(engine, request, variants, is_timed=False))
 
 
 @EXPERIMENTS.add("mask_effect")
@@ -191,26 +165,17 @@ class MaskEffect:
         """Per request: kl_to_full and quality of `cacheblend`; factors `ratio` and `mask`."""
         engine = engine_for(run)
         method = run.methods.get("cacheblend") or METHODS.create("cacheblend")
-        variants = {
-            f"{mask}@{ratio}": (
+        variants = [
+            Variant(
+                "cacheblend",
+                dataclasses.replace(method, mask=mask, ratio=float(ratio)),
                 {"mask": mask, "ratio": float(ratio)},
-                dataclasses.replace(method, mask=mask, ratio=ratio),
             )
             for mask in ("absolute", "bottom_right")
             for ratio in self.ratios
-        }
-        methods = {key: changed for key, (_, changed) in variants.items()}
+        ]
         for key, request in run.todo(requests_of(run, engine)):
-            outcomes = run_methods(engine, request, methods, is_timed=False)
-            judge = Judge(engine, request)
-            yield ItemRows(
-                key,
-                [
-                    row
-                    for variant, outcome in outcomes.items()
-                    for row in judge.rows("cacheblend", outcome, variants[variant][0])
-                ],
-            )
+            yield ItemRows(key, judged_rows(engine, request, variants, is_timed=False))
 
 
 # ------------------------------------------------------------------------------------------------- what the paper rests on
@@ -357,13 +322,15 @@ class AttentionDeviation:
             truth = _attention_of_rows(engine, ids, engine.truth(request).kv, last)
             reuse = _attention_of_rows(engine, ids, engine.blend(request, FULL_REUSE).kv, last)
             base = _distance(truth, reuse)
+            if not base > 0:
+                raise ConfigError(
+                    "full reuse is exact here, so nothing can be divided by its deviation: use more chunks."
+                )
             rows = []
             for name, method in run.methods.items():
                 for ratio in self.ratios:
-                    free = {"k": None} if hasattr(method, "k") else {}
-                    changed = dataclasses.replace(method, ratio=float(ratio), **free)
-                    kv = changed.prefill(request, engine).computed.kv
-                    value = _distance(truth, _attention_of_rows(engine, ids, kv, last)) / base if base > 0 else 0.0
+                    kv = with_ratio(method, ratio).prefill(request, engine).computed.kv
+                    value = _distance(truth, _attention_of_rows(engine, ids, kv, last)) / base
                     rows.append(Row("attention_deviation", value, "1", "measured", name, {"ratio": float(ratio)}))
             yield ItemRows(key, rows)
 
@@ -493,15 +460,11 @@ class SpeedVsRatio:
         """
         engine = engine_for(run)
         method = run.methods.get("cacheblend") or METHODS.create("cacheblend")
-        variants: dict[str, tuple[Any, str, dict[str, float]]] = {
-            name: (other, name, {}) for name, other in run.methods.items() if name != "cacheblend"
-        }
-        if "full_recompute" not in variants:
-            variants["full_recompute"] = METHODS.create("full_recompute"), "full_recompute", {}
+        others = {"full_recompute": METHODS.create("full_recompute"), **run.methods}
+        variants = {name: Variant(name, other) for name, other in others.items() if name != "cacheblend"}
         for ratio in self.ratios:
-            changed = dataclasses.replace(method, ratio=float(ratio))
-            variants[f"cacheblend@{ratio}"] = changed, "cacheblend", {"ratio": float(ratio)}
-        methods = {key: changed for key, (changed, _, _) in variants.items()}
+            variants[f"cacheblend@{ratio}"] = Variant("cacheblend", with_ratio(method, ratio), {"ratio": float(ratio)})
+        methods = {key: variant.method for key, variant in variants.items()}
         num_layers = engine.transformer.num_layers
         for key, request in run.todo(requests_of(run, engine)):
             outcomes = run_methods(engine, request, methods, warmup=self.warmup, repeats=self.repeats)
@@ -509,7 +472,7 @@ class SpeedVsRatio:
             full_flops = prefill_flops(engine, full.prefill.computed.report.rows_per_layer, request)
             rows = []
             for variant, outcome in outcomes.items():
-                _, name, factors = variants[variant]
+                name, factors = variants[variant].name, variants[variant].factors
                 rows.append(Row("ttft", float(np.median(outcome.ttft_s)), "s", "measured", name, factors))
                 if name == "full_recompute":
                     continue

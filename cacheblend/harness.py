@@ -6,7 +6,7 @@ What is done offline (computing chunk caches) is done before the clock starts, f
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from cacheblend.api import Computed, Prefill, Request
 from cacheblend.engine import Engine, KVStore
 from common.data.items import QAItem
+from common.data.sources import DataSpec, input_hashes
 from common.errors import ConfigError
 from common.experiment import Run
 from common.metrics import metric
@@ -88,6 +89,8 @@ def requests_of(run: Run, engine: Engine, workload: Any = None) -> list[tuple[st
         raise ConfigError(f"experiment {run.experiment!r} needs a workload; give workload=NAME.")
     rng = run.rng("workload")
     if hasattr(workload, "items_from"):
+        for name, sha256 in input_hashes(DataSpec.from_settings(run.data)).items() if run.data else ():
+            run.note_input(name, sha256)
         items = workload.items_from(run.data, rng, run.num_items)
     else:
         items = workload.items(rng, run.num_items)
@@ -158,6 +161,55 @@ def run_methods(
         for name, timing in timings.items():
             outcomes[name] = Outcome(timing.seconds, timing.result, work[name])
     return {name: outcomes[name] for name in methods}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A method as one point of an experiment.
+
+    Attributes:
+        name: registered name, under which its rows are stored.
+        method: the instance, with the swept knobs set.
+        factors: what was swept.
+    """
+
+    name: str
+    method: Any
+    factors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def with_ratio(method: Any, ratio: float) -> Any:
+    """The method with another recompute ratio; a fixed number of tokens per chunk, which would overrule it, is lifted."""
+    free = {"k": None} if hasattr(method, "k") else {}
+    return dataclasses.replace(method, ratio=float(ratio), **free)
+
+
+def judged_rows(
+    engine: Engine,
+    request: Request,
+    variants: Sequence[Variant],
+    *,
+    warmup: int = 1,
+    repeats: int = 3,
+    is_timed: bool = True,
+) -> list[Row]:
+    """Run every variant on a request and score what it hands back; see `run_methods` and `Judge.rows`."""
+    if is_timed:
+        methods = {str(index): variant.method for index, variant in enumerate(variants)}
+        outcomes = run_methods(engine, request, methods, warmup=warmup, repeats=repeats)
+        judge = Judge(engine, request)
+        return [
+            row
+            for variant, outcome in zip(variants, outcomes.values(), strict=True)
+            for row in judge.rows(variant.name, outcome, variant.factors)
+        ]
+    engine.precompute(request)
+    judge = Judge(engine, request)
+    rows: list[Row] = []
+    for variant in variants:  # one at a time: their states together may be more than the memory holds
+        outcome = run_methods(engine, request, {"": variant.method}, is_timed=False)[""]
+        rows += judge.rows(variant.name, outcome, variant.factors)
+    return rows
 
 
 class Judge:
