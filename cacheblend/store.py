@@ -254,12 +254,14 @@ class DiskHandle:
 
         Raises:
             CorruptEntry: the data is not what was stored. The targets then hold garbage.
-            ConfigError: no such layer, or a target of other heads or dimension.
+            ConfigError: no such layer, a target of other heads or dimension, or the handle was closed.
         """
         layout = self._layout
         num_layers, heads, tokens, dim = layout.shape_LHTD
         if not 0 <= layer < num_layers:
             raise ConfigError(f"layer {layer} was asked of a stored chunk of {num_layers} layers.")
+        if not self._finalizer.alive:
+            raise ConfigError("this stored chunk was closed; open it again.")
         began_s = self._throttle.now() if self._throttle is not None else 0.0
         wanted = [(part, target) for part, target in enumerate((keys_HTD, values_HTD)) if target is not None]
         landings: list[Tensor] = []
@@ -320,7 +322,10 @@ class DiskHandle:
     def _read_scattered(self, rows: list[memoryview], offset: int) -> None:
         while rows:
             batch = rows[:_MAX_BUFFERS]
-            got = os.preadv(self._file, batch, offset)
+            try:
+                got = os.preadv(self._file, batch, offset)
+            except OSError as problem:
+                raise CorruptEntry(self.key, f"its file cannot be read ({problem})") from problem
             if got <= 0:
                 raise CorruptEntry(self.key, "its file ends early")
             offset += got
