@@ -318,7 +318,7 @@ class Codec:
         scales_T = plan.scale_LKT[layer, which]
         step = float(profile.steps_NLK[header.level, layer, which])
         x_HTD = dequantisation.dequantise(
-            {kind: (torch.from_numpy(q), offset) for kind, (q, offset) in symbols.items()},
+            symbols,
             {kind: _steps(spec, scales_T, num_anchors, step, _count_of(kind, header)) for kind, spec in specs.items()},
             profile.means_LKC[layer, which] if settings.has_means else None,
             profile.num_heads,

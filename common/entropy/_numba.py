@@ -43,7 +43,9 @@ def decode_lanes(
 ) -> tuple[NDArray[np.uint8], bool]:
     """Symbols, and whether every lane ended as it must."""
     symbols = np.empty(shape, dtype=np.uint8)
-    is_intact = _decode(padded, starts, rows, tables.lookup_SP, tables.precision, rows_per_lane, symbols)
+    is_intact = _decode(
+        padded, starts, rows, tables.symbol_SP, tables.packed_SA, tables.precision, rows_per_lane, symbols
+    )
     return symbols, bool(is_intact)
 
 
@@ -86,16 +88,17 @@ def _renormalise(x, word):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _decode_one(words, start, stop, rows, first, last, lookup, precision, symbols):  # type: ignore[no-untyped-def]
+def _decode_one(words, start, stop, rows, first, last, symbol_of, packed, precision, symbols):  # type: ignore[no-untyped-def]
     mask = (1 << precision) - 1
     x = (np.int64(words[start]) << 16) | np.int64(words[start + 1])
     at = start + 2
     for row in range(first, last):
-        table = lookup[rows[row]]
+        table, entries = symbol_of[rows[row]], packed[rows[row]]
         for i in range(symbols.shape[1]):
-            e = np.int64(table[x & mask])
-            symbols[row, i] = e >> 24
-            x = (e & 0xFFF) * (x >> precision) + ((e >> 12) & 0xFFF)
+            s = table[x & mask]
+            symbols[row, i] = s
+            e = np.int64(entries[s])
+            x = (e & 0xFFFF) * (x >> precision) + (x & mask) - (e >> 16)
             if x < _BOTTOM:
                 x = (x << 16) | np.int64(words[at])
                 at += 1
@@ -103,7 +106,7 @@ def _decode_one(words, start, stop, rows, first, last, lookup, precision, symbol
 
 
 @njit(nogil=True, cache=True)
-def _decode(words, starts, rows, lookup, precision, rows_per_lane, symbols):  # type: ignore[no-untyped-def]
+def _decode(words, starts, rows, symbol_of, packed, precision, rows_per_lane, symbols):  # type: ignore[no-untyped-def]
     num_rows, n = symbols.shape
     num_lanes = starts.shape[0] - 1
     num_whole = num_rows // rows_per_lane
@@ -128,35 +131,45 @@ def _decode(words, starts, rows, lookup, precision, rows_per_lane, symbols):  # 
             r1, r2, r3 = r0 + rows_per_lane, r0 + 2 * rows_per_lane, r0 + 3 * rows_per_lane
             r4, r5 = r0 + 4 * rows_per_lane, r0 + 5 * rows_per_lane
             r6, r7 = r0 + 6 * rows_per_lane, r0 + 7 * rows_per_lane
-            t0, t1, t2, t3 = lookup[rows[r0]], lookup[rows[r1]], lookup[rows[r2]], lookup[rows[r3]]
-            t4, t5, t6, t7 = lookup[rows[r4]], lookup[rows[r5]], lookup[rows[r6]], lookup[rows[r7]]
+            t0, t1, t2, t3 = symbol_of[rows[r0]], symbol_of[rows[r1]], symbol_of[rows[r2]], symbol_of[rows[r3]]
+            t4, t5, t6, t7 = symbol_of[rows[r4]], symbol_of[rows[r5]], symbol_of[rows[r6]], symbol_of[rows[r7]]
+            f0, f1, f2, f3 = packed[rows[r0]], packed[rows[r1]], packed[rows[r2]], packed[rows[r3]]
+            f4, f5, f6, f7 = packed[rows[r4]], packed[rows[r5]], packed[rows[r6]], packed[rows[r7]]
             o0, o1, o2, o3 = symbols[r0], symbols[r1], symbols[r2], symbols[r3]
             o4, o5, o6, o7 = symbols[r4], symbols[r5], symbols[r6], symbols[r7]
             for i in range(n):
-                e0 = np.int64(t0[x0 & mask])
-                e1 = np.int64(t1[x1 & mask])
-                e2 = np.int64(t2[x2 & mask])
-                e3 = np.int64(t3[x3 & mask])
-                e4 = np.int64(t4[x4 & mask])
-                e5 = np.int64(t5[x5 & mask])
-                e6 = np.int64(t6[x6 & mask])
-                e7 = np.int64(t7[x7 & mask])
-                o0[i] = e0 >> 24
-                o1[i] = e1 >> 24
-                o2[i] = e2 >> 24
-                o3[i] = e3 >> 24
-                o4[i] = e4 >> 24
-                o5[i] = e5 >> 24
-                o6[i] = e6 >> 24
-                o7[i] = e7 >> 24
-                x0 = (e0 & 0xFFF) * (x0 >> precision) + ((e0 >> 12) & 0xFFF)
-                x1 = (e1 & 0xFFF) * (x1 >> precision) + ((e1 >> 12) & 0xFFF)
-                x2 = (e2 & 0xFFF) * (x2 >> precision) + ((e2 >> 12) & 0xFFF)
-                x3 = (e3 & 0xFFF) * (x3 >> precision) + ((e3 >> 12) & 0xFFF)
-                x4 = (e4 & 0xFFF) * (x4 >> precision) + ((e4 >> 12) & 0xFFF)
-                x5 = (e5 & 0xFFF) * (x5 >> precision) + ((e5 >> 12) & 0xFFF)
-                x6 = (e6 & 0xFFF) * (x6 >> precision) + ((e6 >> 12) & 0xFFF)
-                x7 = (e7 & 0xFFF) * (x7 >> precision) + ((e7 >> 12) & 0xFFF)
+                s0 = t0[x0 & mask]
+                s1 = t1[x1 & mask]
+                s2 = t2[x2 & mask]
+                s3 = t3[x3 & mask]
+                s4 = t4[x4 & mask]
+                s5 = t5[x5 & mask]
+                s6 = t6[x6 & mask]
+                s7 = t7[x7 & mask]
+                o0[i] = s0
+                o1[i] = s1
+                o2[i] = s2
+                o3[i] = s3
+                o4[i] = s4
+                o5[i] = s5
+                o6[i] = s6
+                o7[i] = s7
+                e0 = np.int64(f0[s0])
+                x0 = (e0 & 0xFFFF) * (x0 >> precision) + (x0 & mask) - (e0 >> 16)
+                e1 = np.int64(f1[s1])
+                x1 = (e1 & 0xFFFF) * (x1 >> precision) + (x1 & mask) - (e1 >> 16)
+                e2 = np.int64(f2[s2])
+                x2 = (e2 & 0xFFFF) * (x2 >> precision) + (x2 & mask) - (e2 >> 16)
+                e3 = np.int64(f3[s3])
+                x3 = (e3 & 0xFFFF) * (x3 >> precision) + (x3 & mask) - (e3 >> 16)
+                e4 = np.int64(f4[s4])
+                x4 = (e4 & 0xFFFF) * (x4 >> precision) + (x4 & mask) - (e4 >> 16)
+                e5 = np.int64(f5[s5])
+                x5 = (e5 & 0xFFFF) * (x5 >> precision) + (x5 & mask) - (e5 >> 16)
+                e6 = np.int64(f6[s6])
+                x6 = (e6 & 0xFFFF) * (x6 >> precision) + (x6 & mask) - (e6 >> 16)
+                e7 = np.int64(f7[s7])
+                x7 = (e7 & 0xFFFF) * (x7 >> precision) + (x7 & mask) - (e7 >> 16)
                 y0, p0 = _renormalise(x0, words[p0]), p0 + (x0 < _BOTTOM)
                 y1, p1 = _renormalise(x1, words[p1]), p1 + (x1 < _BOTTOM)
                 y2, p2 = _renormalise(x2, words[p2]), p2 + (x2 < _BOTTOM)
@@ -177,7 +190,8 @@ def _decode(words, starts, rows, lookup, precision, rows_per_lane, symbols):  # 
         first = lane * rows_per_lane
         last = min(num_rows, first + rows_per_lane)
         good = (
-            _decode_one(words, starts[lane], starts[lane + 1], rows, first, last, lookup, precision, symbols) and good
+            _decode_one(words, starts[lane], starts[lane + 1], rows, first, last, symbol_of, packed, precision, symbols)
+            and good
         )
         lane += 1
     return good

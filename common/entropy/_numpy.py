@@ -53,7 +53,6 @@ def decode_lanes(
     num_rows, n = shape
     precision = np.uint64(tables.precision)
     mask = np.uint64((1 << tables.precision) - 1)
-    field = np.uint64(0xFFF)
     symbols = np.zeros(shape, dtype=np.uint8)
     first = np.arange(len(starts) - 1) * rows_per_lane
     at = starts[:-1] + 2
@@ -63,9 +62,10 @@ def decode_lanes(
         own = first[lanes] + row
         for i in range(n):
             y = x[lanes]
-            entry = tables.lookup_SP[rows[own], y & mask].astype(np.uint64)
-            symbols[own, i] = (entry >> np.uint64(24)).astype(np.uint8)
-            y = (entry & field) * (y >> precision) + ((entry >> np.uint64(12)) & field)
+            s = tables.symbol_SP[rows[own], y & mask]
+            symbols[own, i] = s
+            f = tables.freq_SA[rows[own], s].astype(np.uint64)
+            y = f * (y >> precision) + (y & mask) - tables.cumulative_SA[rows[own], s]
             needs = y < _BOTTOM
             y[needs] = (y[needs] << np.uint64(16)) | padded[at[lanes[needs]]]
             at[lanes[needs]] += 1

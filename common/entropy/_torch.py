@@ -26,7 +26,9 @@ def decode_lanes(
     num_lanes = len(starts) - 1
     # torch has no unsigned shifts; 64-bit integers hold everything.
     words = torch.from_numpy(padded.astype(np.int32)).to(device)
-    lookup = torch.from_numpy(tables.lookup_SP.astype(np.int64)).to(device)
+    symbol_of = torch.from_numpy(tables.symbol_SP).to(device)
+    freq = torch.from_numpy(tables.freq_SA.astype(np.int64)).to(device)
+    cumulative = torch.from_numpy(tables.cumulative_SA.astype(np.int64)).to(device)
     table_of = torch.zeros(num_lanes * rows_per_lane, dtype=torch.int64)
     table_of[:num_rows] = torch.from_numpy(rows)
     table_LR = table_of.view(num_lanes, rows_per_lane).to(device)
@@ -41,9 +43,10 @@ def decode_lanes(
         lanes = num_lanes if num_whole == num_lanes or row < num_rows - num_whole * rows_per_lane else num_whole
         y, p, table = x[:lanes], at[:lanes], table_LR[:lanes, row]
         for i in range(n):
-            entry = lookup[table, y & mask]
-            symbols[:lanes, row, i] = (entry >> 24).to(torch.uint8)
-            y = (entry & 0xFFF) * (y >> precision) + ((entry >> 12) & 0xFFF)
+            s = symbol_of[table, y & mask]
+            symbols[:lanes, row, i] = s
+            s = s.long()
+            y = freq[table, s] * (y >> precision) + (y & mask) - cumulative[table, s]
             needs = y < _BOTTOM
             y = torch.where(needs, (y << 16) | words[p], y)
             p = p + needs

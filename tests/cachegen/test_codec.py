@@ -9,6 +9,7 @@ from tiny_kv import FAMILIES, FORMS, cache_of, codec_of, tiny_model
 
 from cachegen import bitstream
 from cachegen.codec import Codec, quantised_integers
+from cachegen.dequantisation import dequantise, with_torch
 from cachegen.profile import build_profile
 from cachegen.quantisation import anchor_of_members, member_indices, quantise_steps, quantise_tokens
 from cachegen.rotation import Rotation
@@ -287,3 +288,23 @@ def codec_of_values(codec, kv, level):
             )
         out[layer] = decoded.reshape(kv.num_heads, -1, kv.num_tokens).transpose(1, 2)
     return out
+
+
+@pytest.mark.parametrize("num_tokens", [1, 10, 11, 130])
+@pytest.mark.parametrize("is_exact", [False, True])
+@pytest.mark.parametrize("has_means", [False, True])
+def test_compiled_and_torch_dequantisation_agree_to_the_bit(num_tokens, is_exact, has_means):
+    rng = np.random.default_rng(num_tokens)
+    num_anchors = -(-num_tokens // 10)
+    counts = {"anchor": num_anchors, "member": num_tokens - num_anchors}
+    means = rng.standard_normal(32).astype(np.float32) if has_means else None
+    for kinds in (("direct",), ("anchor", "member")):
+        shapes = {kind: (32, counts.get(kind, num_tokens)) for kind in kinds}
+        symbols = {kind: (rng.integers(0, 31, shape).astype(np.uint8), 15) for kind, shape in shapes.items()}
+        steps = {kind: torch.from_numpy(rng.random(shape[1], dtype=np.float32)) for kind, shape in shapes.items()}
+        if is_exact:
+            steps = {kind: torch.full((shape[1],), 0.37) for kind, shape in shapes.items()}
+        arguments = (symbols, steps, means, 2, 10)
+        compiled = dequantise(*arguments, is_exact=is_exact)
+        assert torch.equal(compiled, with_torch(*arguments, is_exact=is_exact, device="cpu"))
+        assert compiled.shape == (2, num_tokens, 16)
