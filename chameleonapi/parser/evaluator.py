@@ -114,6 +114,7 @@ class Run:
     branches: dict[int, Branch] = field(default_factory=dict)
     hits: int = 0
     text_tests: int = 0
+    number_tests: int = 0
     label_reads: int = 0
     bugs: dict[str, tuple[str, int]] = field(default_factory=dict)
     notes: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -176,6 +177,7 @@ class Evaluator:
         self.library = library
         self.builtins = library.builtin_values()
         self.modules: dict[str, ModuleValue] = {}
+        self.parsed_data: dict[tuple[str, str], Any] = {}
         self.run = Run()
         self.imports_google = False
         self.imports_aws = False
@@ -311,12 +313,19 @@ class Evaluator:
         if self.run.api_reached:
             self.effect("raise", value.names[0], [a for a in value.args], {}, None)
 
-    def run_function(self, function: FunctionValue) -> None:
-        """Evaluate a function as an entry point: parameters are its defaults, else opaque."""
+    def run_function(self, function: FunctionValue, definition: ast.AST | None = None) -> None:
+        """Evaluate a function as an entry point: parameters are its defaults, else opaque.
+
+        `definition` is the function as written, if a decorator of the application has put another one in its place.
+        """
         receiver: Any = None
         if function.owner is not None and function.role in ("function", "property"):
             receiver = self.instantiate(function.owner, [], {}, function.node, lenient=True)
-        args, kwargs = self._opaque_arguments(function, skip_first=function.owner is not None and function.role != "static")
+        skip_first = function.owner is not None and function.role != "static"
+        args, kwargs = self._opaque_arguments(function, skip_first)
+        if isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef)) and definition is not function.node:
+            spec = [*definition.args.posonlyargs, *definition.args.args][1 if skip_first else 0 :]
+            args = [Opaque(arg.arg, is_parameter=True) for arg in spec]
         before = {name: value for name, value in function.module.variables.items()}
         try:
             if function.owner is not None and function.role == "class":
@@ -569,8 +578,9 @@ class Evaluator:
         is_module_frame = frame.variables is frame.module.variables and frame.parent is None
         made = FunctionValue(node, frame.module, None if is_module_frame else frame, defaults, kw_defaults, name)
         if not isinstance(node, ast.Lambda):
-            made.is_generator = getattr(node, "_is_generator", None) or _contains_yield(node)
-            node._is_generator = made.is_generator
+            if not hasattr(node, "_is_generator"):
+                node._is_generator = _contains_yield(node)
+            made.is_generator = node._is_generator
         return made
 
     def _st_ClassDef(self, node: ast.ClassDef, frame: Frame) -> None:
@@ -1232,6 +1242,8 @@ class Evaluator:
             if i and not is_and and isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value:
                 if isinstance(node.values[0], ast.Compare):
                     self.bug(f"'... or {part.value!r}' is always true: the text itself is tested, not the label", node)
+            if isinstance(value, Opaque) and i and self.library.is_local_model(value.origin):
+                value = self.choose(value, part)  # a branch, so that the mix with another model is noticed
             if i == last:
                 return value
             if self.truth(value, part) != is_and:
@@ -1364,6 +1376,8 @@ class Evaluator:
                 self._note_object_test(left, right, node)
                 equal = self._equal(left, right)
             return equal if isinstance(op, ast.Eq) else not equal
+        if isinstance(left, (TaintedFloat, TaintedInt)) != isinstance(right, (TaintedFloat, TaintedInt)):
+            self.run.number_tests += 1
         if isinstance(left, EnumMember) or isinstance(right, EnumMember):
             left = left.value if isinstance(left, EnumMember) else left
             right = right.value if isinstance(right, EnumMember) else right

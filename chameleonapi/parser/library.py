@@ -1251,19 +1251,30 @@ def _loads(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.A
     return json.loads(value)
 
 
+def _parsed(ev: "Evaluator", text: str, kind: str) -> Any:
+    """A data file's content, parsed once per application and handed out as a copy."""
+    key = (kind, text)
+    if key not in ev.parsed_data:
+        if kind == "json":
+            ev.parsed_data[key] = json.loads(text)
+        else:
+            import yaml
+
+            ev.parsed_data[key] = yaml.safe_load(text)
+    return _copy(ev.parsed_data[key])
+
+
 @native("json.load")
 def _json_load(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
     if isinstance(args[0], TextFile):
-        return json.loads(args[0].text)
+        return _parsed(ev, args[0].text, "json")
     return Opaque(f"json.load({text_of(args[0])[1:-1]})")
 
 
 @native("yaml.safe_load")
 def _yaml_load(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
     if isinstance(args[0], (TextFile, str)) and not has_opaque(args[0]):
-        import yaml
-
-        return yaml.safe_load(args[0].text if isinstance(args[0], TextFile) else args[0])
+        return _parsed(ev, args[0].text if isinstance(args[0], TextFile) else args[0], "yaml")
     return Opaque("yaml.load()")
 
 

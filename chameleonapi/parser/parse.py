@@ -160,9 +160,17 @@ class Parser:
             return found if isinstance(found, FunctionValue) else None
 
         function = find()
+        definition = next(
+            (
+                node
+                for node in ast.walk(self.app.trees[entry.path])
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.lineno == entry.line
+            ),
+            None,
+        )
         if function is None:
             raise Refusal(f"the function {entry.name} is not defined when the module is loaded", entry.path, entry.line)
-        return lambda: ev.run_function(function)
+        return lambda: ev.run_function(function, definition)
 
     def _explore(self, entry: Entry, sites: dict[Site, dict[str, Any]]) -> dict[tuple[Site, str], _Vector]:
         """Breadth-first search over opaque branches for runs that reach the API calls."""
@@ -318,9 +326,8 @@ class Parser:
         return run.raised is not None or any("Error" in a.text and "index" in a.text for a in run.atoms)
 
     def _scores_matter(self, session: Session) -> bool:
-        nothing = {(a.channel, a.pattern) for a in session.observe(session.output([session.nothing])).atoms}
-        low = {(a.channel, a.pattern) for a in session.observe(session.output([session.nothing], 0.6)).atoms}
-        return nothing != low
+        """True if the application compares a score with a number."""
+        return any(observed.run.number_tests for observed in session.cache.values())
 
     def _has_groups(self, session: Session, analysis: Analysis) -> bool:
         plain = {(c, p) for c, p, _ in analysis.view(analysis.base_output)}

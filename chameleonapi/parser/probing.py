@@ -399,7 +399,7 @@ class Analysis:
                 raise Reject("a conjunction that is not 'one of these and one of those'")
             conjunctions.append(self._conjunction(both, [left, right], (left[0], right[0]), group))
             group += 1
-        if not sides and not lists and 1 <= len(silent) <= 16:
+        if not sides and not lists and len(silent) <= 16 and len({*silent, *pool}) > 1:
             # Three and more labels together: find the smallest set that works.
             everything = list(dict.fromkeys([*silent, *pool]))[:30]
             all_view = self.view(session.output(everything, self.top, 0.002))

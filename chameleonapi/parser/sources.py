@@ -37,9 +37,16 @@ class Application:
     trees: dict[str, ast.Module] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     problems: list[SyntaxProblem] = field(default_factory=list)
+    _found: dict[tuple[str, str, int], str | None] = field(default_factory=dict)
 
     def module_path(self, dotted: str, importer: str, level: int = 0) -> str | None:
         """The file that `import dotted` in the file `importer` would load, or None if it is not part of the application."""
+        key = (dotted, importer, level)
+        if key not in self._found:
+            self._found[key] = self._module_path(dotted, importer, level)
+        return self._found[key]
+
+    def _module_path(self, dotted: str, importer: str, level: int) -> str | None:
         here = PurePosixPath(importer).parent
         tail = PurePosixPath(*dotted.split(".")) if dotted else PurePosixPath()
         if level:
