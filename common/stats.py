@@ -7,8 +7,8 @@ of a paired statistic are resampled with the same units, so what a unit has in c
 Intervals are percentile intervals, rounded outwards, taken a little further into the tails than their nominal level says, as far
 as Student's t is wider than the normal distribution at this number of units (the "expanded percentile" interval of Hesterberg,
 The American Statistician 2015). We chose them over BCa because they are defined for medians (whose jackknife, which BCa needs,
-is not) and for samples that contain infinities. Below five units they are too narrow all the same, since no resample lies beyond the
-data: `Estimate.has_few_units`. tests/common/test_stats.py measures what they cover.
+is not) and for samples that contain infinities. Below five units they are too narrow all the same, since no resample lies
+beyond the data: `Estimate.has_few_units`. tests/common/test_stats.py measures what they cover.
 """
 
 import dataclasses

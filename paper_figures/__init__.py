@@ -6,6 +6,6 @@ Every public module in this package is one paper; `claims/<paper>.yaml` holds wh
 """
 
 from paper_figures._draw import Report, draw, summary
-from paper_figures._registry import FigureSpec, figure, figures_of, papers
+from paper_figures._registry import FigureSpec, NothingToDraw, figure, figures_of, papers
 
-__all__ = ["FigureSpec", "Report", "draw", "figure", "figures_of", "papers", "summary"]
+__all__ = ["FigureSpec", "NothingToDraw", "Report", "draw", "figure", "figures_of", "papers", "summary"]

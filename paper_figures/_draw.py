@@ -9,7 +9,7 @@ from common.errors import ConfigError, ResultsError
 from common.plotting import save_figure, use_style
 from common.plotting.save import SUFFIXES
 from common.results import Results, write_atomically
-from paper_figures._registry import FigureSpec, check_paper, figures_of
+from paper_figures._registry import FigureSpec, NothingToDraw, check_paper, figures_of
 from paper_figures.claims import load_claims
 from paper_figures.claims.table import (
     ClaimRow,
@@ -113,6 +113,7 @@ def draw(paper: str, results_root: Path, out_dir: Path, scale: str = "cpu") -> R
 
 def _draw_figure(spec: FigureSpec, results: Results, folder: Path, scale: str) -> FigureOutcome:
     own = results.only(experiment=list(spec.experiments), scale=scale).newest() if len(results) else results
+    command = f"not run: {run_command(spec.paper, spec.experiments[0], scale)}"
     try:
         if len(own):
             with use_style():
@@ -120,11 +121,13 @@ def _draw_figure(spec: FigureSpec, results: Results, folder: Path, scale: str) -
                 records = results.records_of(drawing.rows)
                 paths = save_figure(drawing, folder, spec.name, records, paper_ref=spec.paper_ref)
             return FigureOutcome(spec, "drawn", paths)
+    except NothingToDraw as error:
+        command = f"{command} ({error})"
     except ResultsError as error:
         _remove(folder, spec.name)
         return FigureOutcome(spec, "failed", message=f"FAILED: {error}")
     _remove(folder, spec.name)
-    return FigureOutcome(spec, "not run", message=f"not run: {run_command(spec.paper, spec.experiments[0], scale)}")
+    return FigureOutcome(spec, "not run", message=command)
 
 
 def _remove(folder: Path, name: str) -> None:

@@ -5,22 +5,15 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from common.errors import ConfigError, UnknownName
+from common.errors import ConfigError, ResultsError, UnknownName
 from common.plotting import Drawing
 from common.results import Results
 
 
-class DrawFunction(Protocol):
-    """What `figure` registers: given the newest complete results of its experiments at one scale, draw them.
-
-    It is called only if there are some; it raises ResultsError if what it needs is not among them.
-    """
-
-    __name__: str
-
-    def __call__(self, results: Results) -> Drawing: ...
+class NothingToDraw(ResultsError):
+    """The experiment was run, but not with what this figure shows (no gold answers, say)."""
 
 
 Function = TypeVar("Function", bound=Callable[[Results], Drawing])
@@ -51,6 +44,9 @@ def figure(
     paper: str, name: str, *, experiment: str | Iterable[str], paper_ref: str = ""
 ) -> Callable[[Function], Function]:
     """Register the decorated function as a figure of a paper.
+
+    The function gets the newest complete results of its experiments at one scale, and is called only if there are some. It raises
+    NothingToDraw if what it shows is not among them, and ResultsError if they cannot be drawn.
 
         @figure("cacheblend", "ttft_vs_quality", experiment="ttft_vs_quality", paper_ref="Fig. 12")
         def ttft_vs_quality(results: Results) -> Drawing: ...

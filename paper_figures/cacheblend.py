@@ -1,107 +1,619 @@
 """The figures of CacheBlend, from stored rows. What each metric and factor means: cacheblend/README.md."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from common.errors import ResultsError
-from common.plotting import Drawing, legend, panels, sample_size, scatter, series_styles
+from common.plotting import (
+    PAPER_GREY,
+    Drawing,
+    SeriesStyle,
+    basis_suffix,
+    compact_range,
+    grouped_bars,
+    legend,
+    lines,
+    linestyle,
+    panels,
+    paper_band,
+    plain_styles,
+    sample_size,
+    scatter,
+    series_styles,
+)
 from common.results import Results
 from common.stats import StatisticName, summarise
-from paper_figures._registry import figure
+from paper_figures._registry import NothingToDraw, figure
 
 PANEL_KEYS = ("workload", "model", "data")
-QUALITY_METRICS = ("f1", "rouge_l", "exact_match")
-METRIC_LABELS = {
+QUALITY = ("f1", "rouge_l", "exact_match")
+LABELS = {
     "f1": "F1",
     "rouge_l": "Rouge-L",
     "exact_match": "exact match",
     "kl_to_full": "KL to full prefill [nat]",
     "ttft": "time to first token [s]",
+    "recomputed_share": "share of tokens computed",
+    "ratio": "recompute ratio r",
+    "attention_deviation": "attention deviation\n(full reuse = 1)",
+    "rank_correlation": "rank correlation\nwith the next layer",
 }
-INTERVALS = "Points are means (of TTFT: medians); bars and bands are 95 % bootstrap intervals over items."
+INTERVALS = "Bars and bands are 95 % bootstrap intervals over items."
+KL_MEANING = (
+    "KL is that of the next-token distribution to the one after a full prefill, averaged over the answer; it is 0 for exact "
+    "methods and shows differences that are too small to change an answer. Its axis is logarithmic above the lowest tick "
+    "over 0 and linear below."
+)
+
+Panel = tuple[str, Results]
 
 
-def panels_of(results: Results) -> Iterator[tuple[str, Results]]:
-    """Split results by workload, model and data: numbers of two of them never share a panel. Yields (title, results)."""
-    keys = list(PANEL_KEYS)
-    for values, _ in results.frame.groupby(keys, sort=True):
-        shown = [str(value) for value in values if value not in ("", "none")]
-        own = results.only(**dict(zip(keys, values, strict=True)))
-        yield f"{', '.join(shown)}\n{sample_size(own.frame)}", own
+def panels_of(results: Results) -> Iterator[Panel]:
+    """Split results by workload, model and data, which never share a panel; yields (title, results)."""
+    for values, _ in results.frame.groupby(list(PANEL_KEYS), sort=True):
+        shown = ", ".join(str(value) for value in values if value not in ("", "none"))
+        own = results.only(**dict(zip(PANEL_KEYS, values, strict=True)))
+        yield f"{shown}\n{sample_size(own.frame)}", own
+
+
+def panel_width(columns: Sequence[Panel]) -> float:
+    """Inches; a lone panel is wider, so that the legend fits under it."""
+    return 4.6 if len(columns) == 1 else 3.3
+
+
+def sample_per_point(rows: pd.DataFrame, factor: str) -> str:
+    """What stands behind each point of a line, for a panel's title: "n = 40 per point, seeds 0-4"."""
+    counts = sorted(set(rows.groupby(f"factor.{factor}", dropna=False)["item"].nunique()))
+    shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"n = {shown} per point, seeds {compact_range(rows['seed'].unique())}"
+
+
+def has(results: Results, metric: str) -> bool:
+    """Whether there are rows of a metric."""
+    return bool((results.frame["metric"] == metric).any())
 
 
 def need(results: Results, *metrics: str) -> list[str]:
     """Those of `metrics` that are among the results.
 
     Raises:
-        ResultsError: none is.
+        NothingToDraw: none is.
     """
-    present = [metric for metric in metrics if (results.frame["metric"] == metric).any()]
+    present = [metric for metric in metrics if has(results, metric)]
     if not present:
         known = ", ".join(sorted(results.frame["metric"].unique()))
-        raise ResultsError(f"no rows with metric {' or '.join(metrics)}; the runs have {known}")
+        raise NothingToDraw(f"no rows with metric {' or '.join(metrics)}; the runs have {known}")
     return present
 
 
-def plane(results: Results, x_metric: str, y_metric: str, by: Sequence[str] = ("series",)) -> pd.DataFrame:
-    """Points of a plane: median of one metric against mean of another, for series that have both."""
+def statistic_of(metric: str) -> StatisticName:
+    """Times are summarised by their median, since a busy machine delays some of them; everything else by its mean."""
+    return "median" if metric == "ttft" else "mean"
+
+
+def styles_of(results: Results) -> dict[str, SeriesStyle]:
+    """Styles of all series of these results."""
+    return series_styles(results.frame, results.records_of(results.frame))
+
+
+def rows_used(results: Results, metrics: Iterable[str]) -> pd.DataFrame:
+    """The rows of some metrics."""
+    return results.frame[results.frame["metric"].isin(list(metrics))]
+
+
+def kl_axis(axes: Axes, values: pd.Series) -> None:
+    """A scale for KL divergences, which span decades and include 0: logarithmic, linear near 0."""
+    positive = values[values > 1e-9]
+    if positive.empty:
+        return
+    threshold = 10.0 ** math.floor(math.log10(positive.min()))
+    axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
+    decades = range(round(math.log10(threshold)), math.ceil(math.log10(positive.max())) + 1)
+    axes.set_yticks([0.0, *(10.0**decade for decade in decades)])
+    axes.set_ylim(bottom=-0.25 * threshold)
+    axes.minorticks_off()
+
+
+def quality_axis(axes: Axes) -> None:
+    """The range of scores between 0 and 1."""
+    axes.set_ylim(-0.03, 1.03)
+
+
+def titled_points(points: pd.DataFrame, title: str) -> pd.DataFrame:
+    """Plotted points with the panel they are in."""
+    return points.assign(panel=title.replace("\n", "; "))
+
+
+# ---------------------------------------------------------------------------------------------------- quality against time
+
+
+def plane(results: Results, x_metric: str, y_metric: str) -> pd.DataFrame:
+    """One point per series that has both metrics: x, y, each with _low, _high, _n; basis, x_metric, y_metric."""
     sides = []
-    for name, metric, statistic in (("x", x_metric, "median"), ("y", y_metric, "mean")):
-        rows = results.select(keep=["series", *by], metric=metric)
-        statistic_name: StatisticName = "median" if statistic == "median" else "mean"
-        side = summarise(rows, list(by), statistic_name)
+    for name, metric in (("x", x_metric), ("y", y_metric)):
+        side = summarise(results.select(keep=["series"], metric=metric), ["series"], statistic_of(metric))
         renamed = {"value": name, "low": f"{name}_low", "high": f"{name}_high", "num_units": f"{name}_n"}
-        sides.append(side.rename(columns=renamed)[[*by, *renamed.values(), "basis"]])
-    both = sides[0].merge(sides[1], on=list(by), suffixes=("", "_y"))
-    both["basis"] = [
-        "+".join(sorted({*a.split("+"), *b.split("+")})) for a, b in zip(both.basis, both.basis_y, strict=True)
-    ]
+        sides.append(side.rename(columns=renamed)[["series", *renamed.values(), "basis"]])
+    both = sides[0].merge(sides[1], on="series", suffixes=("", "_y"))
+    pairs = zip(both["basis"], both["basis_y"], strict=True)
+    both["basis"] = ["+".join(sorted({*a.split("+"), *b.split("+")})) for a, b in pairs]
     return both.drop(columns="basis_y").assign(x_metric=x_metric, y_metric=y_metric)
 
 
-def styles_of(results: Results) -> dict[str, Any]:
-    """Styles of all series of these results."""
-    return series_styles(results.frame, results.records_of(results.frame))
+def draw_planes(results: Results, *, log_time: bool = False) -> tuple[Figure, pd.DataFrame, pd.DataFrame]:
+    """Quality, and below it KL, against TTFT: one column of panels per workload, model and data."""
+    styles, columns = styles_of(results), list(panels_of(results))
+    need(results, *QUALITY, "kl_to_full")
+    rows = [[m for m in group if has(results, m)] for group in (QUALITY, ("kl_to_full",))]
+    rows = [group for group in rows if group]
+    fig, grid = panels(len(rows), len(columns), width_in=panel_width(columns), height_in=2.3)
+    plotted = []
+    for column, (title, own) in enumerate(columns):
+        grid[0, column].set_title(title)
+        for axes, group in zip(grid[:, column], rows, strict=True):
+            metric = next((m for m in group if has(own, m)), None)
+            if metric is None:
+                axes.text(0.5, 0.5, "no answers to score", ha="center", transform=axes.transAxes, color=PAPER_GREY)
+                axes.set_axis_off()
+                continue
+            points = plane(own, "ttft", metric)
+            scatter(axes, points, styles)
+            axes.set_ylabel(LABELS[metric])
+            if log_time:
+                axes.set_xscale("log")
+            else:
+                axes.set_xlim(
+                    0, 1.08 * float(np.max(points["x"].where(~np.isfinite(points["x_high"]), points["x_high"])))
+                )
+            if metric == "kl_to_full":
+                kl_axis(axes, points["y"])
+            else:
+                quality_axis(axes)
+            plotted.append(titled_points(points, title))
+        grid[-1, column].set_xlabel(LABELS["ttft"])
+    legend(fig)
+    used = rows_used(results, ["ttft", *(m for group in rows for m in group)])
+    return fig, pd.concat(plotted, ignore_index=True), used
 
 
 @figure("cacheblend", "ttft_vs_quality", experiment="ttft_vs_quality", paper_ref="Fig. 12")
 def ttft_vs_quality(results: Results) -> Drawing:
     """Quality and KL to full prefill against time to first token, one point per method."""
+    fig, points, used = draw_planes(results)
+    text = f"Better is to the left, up (quality) and down (KL). TTFT is a median, the rest are means. {INTERVALS} {KL_MEANING}"
+    return Drawing(fig, points, used, "Time to first token against answer quality", text)
+
+
+@figure("cacheblend", "quality_by_family", experiment="ttft_vs_quality")
+def quality_by_family(results: Results) -> Drawing:
+    """Quality by kind of question: which ones need more than one chunk."""
+    metric = need(results, *QUALITY)[0]
+    columns = [(title, own) for title, own in panels_of(results) if has(own, metric)]
     styles = styles_of(results)
-    columns = list(panels_of(results))
-    quality = need(results, *QUALITY_METRICS, "kl_to_full")
-    lines = [[metric for metric in quality if metric != "kl_to_full"], ["kl_to_full"]]
-    lines = [[metric for metric in line if metric in quality] for line in lines]
-    lines = [line for line in lines if line]
-    fig, grid = panels(len(lines), len(columns), height_in=2.5)
+    fig, grid = panels(1, len(columns), width_in=4.6)
     plotted = []
+    for axes, (title, own) in zip(grid[0], columns, strict=True):
+        rows = own.select(keep=["series"], metric=metric)
+        # Items are called <index>-<family>; see `cacheblend.harness.requests_of`.
+        rows = rows.assign(family=rows["item"].str.partition("-")[2].str.replace("_", " ").replace("", "all"))
+        points = summarise(rows, ["family", "series"]).sort_values("family", kind="stable")
+        grouped_bars(axes, points, styles, "family")
+        axes.set_title(title)
+        axes.set_ylabel(LABELS[metric])
+        quality_axis(axes)
+        plotted.append(titled_points(points.assign(metric=metric), title))
+    legend(fig)
+    text = (
+        "Answers to questions of the families coreference and comparison need what another chunk says; single fact questions are "
+        f"answered by one chunk, and there reuse should do no harm. {INTERVALS}"
+    )
+    points = pd.concat(plotted, ignore_index=True)
+    return Drawing(fig, points, rows_used(results, [metric]), "Answer quality by kind of question", text)
+
+
+@figure("cacheblend", "mapreduce_baselines", experiment="mapreduce_baselines", paper_ref="Fig. 13")
+def mapreduce_baselines(results: Results) -> Drawing:
+    """Quality against time to first token beside MapReduce and MapRerank."""
+    fig, points, used = draw_planes(results, log_time=True)
+    text = (
+        f"TTFT (logarithmic) is a median, the rest are means. {INTERVALS} A model of this size cannot write summaries, so the "
+        f"quality of MapReduce says little here. {KL_MEANING}"
+    )
+    return Drawing(fig, points, used, "CacheBlend beside answering chunk by chunk", text)
+
+
+# -------------------------------------------------------------------------------------------------- lines over one variable
+
+
+def level_line(axes: Axes, point: "pd.Series[Any]", style: SeriesStyle) -> None:
+    """A level line, with its interval, for a number that does not depend on the x axis."""
+    value, low, high = (float(point[name]) for name in ("value", "low", "high"))
+    label = style.label + basis_suffix(str(point["basis"]))
+    axes.axhline(value, color=style.color, linewidth=1.2, linestyle=(0, (6, 2)), label=label, zorder=2)
+    if math.isfinite(low) and math.isfinite(high):
+        axes.axhspan(low, high, color=style.color, alpha=0.08, linewidth=0, zorder=1)
+
+
+def draw_lines(
+    results: Results,
+    factor: str,
+    groups: Sequence[Sequence[str]],
+    *,
+    xlabel: str,
+    by: str = "series",
+    styles: Mapping[str, SeriesStyle] | None = None,
+    adjust: Callable[[Axes, str], None] | None = None,
+) -> tuple[Figure, pd.DataFrame, pd.DataFrame]:
+    """Lines over a factor: a row of panels for each group of metrics (the first that a panel has), a column per panel.
+
+    Series without the factor (baselines that it does not concern) are drawn as level lines across.
+
+    Args:
+        results: of one experiment.
+        factor: the swept variable, without "factor.".
+        groups: alternatives for each row of panels, e.g. [("f1", "rouge_l"), ("kl_to_full",)].
+        xlabel: of the factor.
+        by: what a line is: "series", or another factor with `styles` by its values.
+        adjust: called with each axes and its metric.
+    """
+    column_name = f"factor.{factor}"
+    if column_name not in results.frame.columns:
+        raise ResultsError(f"the rows of this experiment have no factor {factor!r}")
+    present = [[m for m in group if has(results, m)] for group in groups]
+    present = [group for group in present if group]
+    if not present:
+        need(results, *(m for group in groups for m in group))
+    chosen = styles_of(results) if styles is None else dict(styles)
+    columns = list(panels_of(results))
+    fig, grid = panels(len(present), len(columns), width_in=panel_width(columns), height_in=2.3)
+    plotted = []
+    keep = ["series", column_name] if by == "series" else ["series", column_name, by]
     for column, (title, own) in enumerate(columns):
-        for row, metrics in enumerate(lines):
-            axes = grid[row, column]
-            metric = next((metric for metric in metrics if (own.frame["metric"] == metric).any()), None)
+        for axes, group in zip(grid[:, column], present, strict=True):
+            metric = next((m for m in group if has(own, m)), None)
             if metric is None:
                 axes.set_axis_off()
                 continue
-            points = plane(own, "ttft", metric)
-            scatter(axes, points, styles)
-            axes.set_ylabel(METRIC_LABELS[metric])
-            axes.set_xlim(left=0)
-            if metric != "kl_to_full":
-                axes.set_ylim(-0.03, 1.03)
-            if row == 0:
-                axes.set_title(title)
-            if row == len(lines) - 1:
-                axes.set_xlabel(METRIC_LABELS["ttft"])
-            plotted.append(points.assign(panel=title.replace("\n", "; ")))
+            rows = own.select(keep=keep, metric=metric)
+            grid[0, column].set_title(f"{title.partition(chr(10))[0]}\n{sample_per_point(rows, factor)}")
+            rows = rows.assign(**{by: rows[by].astype(str)})
+            points = summarise(rows, [by, column_name], statistic_of(metric)).rename(columns={column_name: factor})
+            swept, level = points[points[factor].notna()], points[points[factor].isna()]
+            lines(axes, swept, chosen, factor, by=by)
+            for _, point in level.iterrows():
+                level_line(axes, point, chosen[point[by]])
+            axes.set_ylabel(LABELS.get(metric, metric.replace("_", " ")))
+            if metric == "kl_to_full":
+                kl_axis(axes, points["value"])
+            elif metric in QUALITY:
+                quality_axis(axes)
+            if adjust is not None:
+                adjust(axes, metric)
+            plotted.append(titled_points(points.assign(metric=metric), title))
+        grid[-1, column].set_xlabel(xlabel)
     legend(fig)
-    used = results.frame[results.frame["metric"].isin(["ttft", *quality])]
-    return Drawing(
-        fig,
-        pd.concat(plotted, ignore_index=True),
-        used,
-        "Time to first token against answer quality",
-        f"Better is up (quality), down (KL) and left. {INTERVALS} KL is that of the first answer token's distribution to the "
-        "one after a full prefill; it is 0 for exact methods and shows differences that are too small to change an answer.",
+    used = rows_used(results, [m for group in present for m in group])
+    return fig, pd.concat(plotted, ignore_index=True), used
+
+
+@figure("cacheblend", "quality_vs_ratio", experiment="quality_vs_ratio", paper_ref="Fig. 16")
+def quality_vs_ratio(results: Results) -> Drawing:
+    """Quality, KL and, where it was timed, TTFT against the recompute ratio, for every way to choose tokens."""
+
+    def mark_default(axes: Axes, _metric: str) -> None:
+        paper_band(axes, 0.05, 0.18, "no loss from r = 5 to 18 %", vertical=True)
+
+    fig, points, used = draw_lines(
+        results, "ratio", [QUALITY, ("kl_to_full",), ("ttft",)], xlabel=LABELS["ratio"], adjust=mark_default
     )
+    text = (
+        "Each line is one way to choose which tokens are computed anew; long-dashed level lines are methods without a ratio. "
+        f"The oracle knows the true deviation and cannot be built. {INTERVALS} {KL_MEANING}"
+    )
+    return Drawing(fig, points, used, "Quality against the share of tokens recomputed", text)
+
+
+@figure("cacheblend", "selectors_at_equal_work", experiment="selectors_at_equal_work")
+def selectors_at_equal_work(results: Results) -> Drawing:
+    """All ways to choose tokens at the same number of computed rows."""
+    xlabel = "rows computed per layer / reused tokens"
+    fig, points, used = draw_lines(results, "share", [QUALITY, ("kl_to_full",)], xlabel=xlabel)
+    text = (
+        "At the same place on the x axis all methods compute equally many rows. CacheBlend pays for one layer computed in full; "
+        f"choices made in advance spend that on more tokens. {INTERVALS} {KL_MEANING}"
+    )
+    return Drawing(fig, points, used, "Ways to choose tokens, at equal work", text)
+
+
+@figure("cacheblend", "quality_vs_chunks", experiment="quality_vs_chunks", paper_ref="Figs. 2 and 3")
+def quality_vs_chunks(results: Results) -> Drawing:
+    """Quality against the number of chunks in the context."""
+    fig, points, used = draw_lines(results, "num_chunks", [QUALITY, ("kl_to_full",)], xlabel="chunks in the context")
+    text = f"The gap between full recompute and full reuse is what lost attention between chunks costs. {INTERVALS} {KL_MEANING}"
+    return Drawing(fig, points, used, "Quality against the number of chunks", text)
+
+
+@figure("cacheblend", "mask_effect", experiment="mask_effect")
+def mask_effect(results: Results) -> Drawing:
+    """The correct causal mask against the bottom-right one, over ratios."""
+    styles = {
+        "absolute": SeriesStyle("correct mask (by position)", "#0072B2", "o"),
+        "bottom_right": SeriesStyle("bottom-right mask (released code)", "#D55E00", "s"),
+    }
+    fig, points, used = draw_lines(
+        results, "ratio", [("kl_to_full",), QUALITY], xlabel=LABELS["ratio"], by="factor.mask", styles=styles
+    )
+    text = (
+        "The mask of the authors' released code lines recomputed rows up with the end of the prompt, so early ones see tokens "
+        f"that come after them. {INTERVALS} {KL_MEANING}"
+    )
+    return Drawing(fig, points, used, "What a wrong causal mask costs", text)
+
+
+@figure("cacheblend", "attention_deviation", experiment="attention_deviation", paper_ref="Fig. 6")
+def attention_deviation(results: Results) -> Drawing:
+    """Distance of the question's attention from that of full prefill, against the recompute ratio."""
+
+    def frame(axes: Axes, _metric: str) -> None:
+        axes.set_ylim(bottom=-0.03)
+        paper_band(axes, 0.10, 0.15, "steep up to 10 to 15 %, then flat", vertical=True)
+
+    fig, points, used = draw_lines(results, "ratio", [("attention_deviation",)], xlabel=LABELS["ratio"], adjust=frame)
+    text = (
+        "Frobenius norm of the difference of the attention probabilities of the last prompt tokens, averaged over heads and "
+        f"layers, divided by that of full KV reuse. {INTERVALS}"
+    )
+    return Drawing(fig, points, used, "Attention deviation against the share of tokens recomputed", text)
+
+
+@figure("cacheblend", "rank_correlation", experiment="rank_correlation", paper_ref="Fig. 8")
+def rank_correlation(results: Results) -> Drawing:
+    """Spearman correlation of the tokens' KV deviation between neighbouring layers."""
+
+    def frame(axes: Axes, _metric: str) -> None:
+        axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.03)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    styles = {"": SeriesStyle("KV deviation of a token", "#0072B2", "o")}
+    own = Results(results.frame.assign(series=""), results.records)
+    fig, points, used = draw_lines(own, "layer", [("rank_correlation",)], xlabel="layer", styles=styles, adjust=frame)
+    text = (
+        "Spearman rank correlation, over the reused tokens, of the KV deviation at one layer with that at the next. High values "
+        f"mean that the choice made at one layer serves the next. {INTERVALS}"
+    )
+    return Drawing(fig, points, used, "Tokens that deviate at one layer deviate at the next", text)
+
+
+@figure("cacheblend", "deviation_by_offset", experiment="deviation_by_offset")
+def deviation_by_offset(results: Results) -> Drawing:
+    """KV deviation against a token's place in its chunk."""
+    styles = {
+        "True": SeriesStyle("chunks computed behind BOS", "#0072B2", "o"),
+        "False": SeriesStyle("chunks computed without BOS", "#D55E00", "s"),
+    }
+
+    def frame(axes: Axes, _metric: str) -> None:
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("KV deviation / mean")
+        for line in axes.get_lines():
+            line.set_markersize(2.5)
+        axes.axhline(1.0, color="#333333", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+
+    fig, points, used = draw_lines(
+        results,
+        "offset_tokens",
+        [("kv_deviation",)],
+        xlabel="place in the chunk [tokens]",
+        by="factor.sink",
+        styles=styles,
+        adjust=frame,
+    )
+    text = (
+        "Deviation of the values' KV from full prefill by the token's place in its chunk, averaged over chunks and layers, "
+        "relative to the request's mean (dotted line). A chunk's first tokens became attention sinks when it was computed alone. "
+        f"{INTERVALS}"
+    )
+    return Drawing(fig, points, used, "KV deviation against the place in the chunk", text)
+
+
+# ------------------------------------------------------------------------------------------------ distribution of deviation
+
+
+@figure("cacheblend", "kv_deviation", experiment="kv_deviation", paper_ref="Fig. 7")
+def kv_deviation(results: Results) -> Drawing:
+    """Distribution of the KV deviation over tokens at each layer, and what share the largest hold."""
+    need(results, "kv_deviation")
+    columns = list(panels_of(results))
+    fig, grid = panels(2, len(columns), width_in=panel_width(columns), height_in=2.4)
+    plotted = []
+    for (top, bottom), (title, own) in zip(grid.T, columns, strict=True):
+        rows = own.select(keep=["factor.layer", "factor.token_share"], metric="kv_deviation")
+        points = summarise(rows, ["factor.layer", "factor.token_share"])
+        points = points.rename(columns={"factor.layer": "layer", "factor.token_share": "token_share"})
+        layers = sorted(points["layer"].unique())
+        styles = plain_styles([str(int(layer)) for layer in layers])
+        for layer in layers:
+            group = points[points["layer"] == layer].sort_values("token_share")
+            style = styles[str(int(layer))]
+            basis = "+".join(sorted(group["basis"].unique()))
+            top.plot(
+                group["value"],
+                group["token_share"],
+                color=style.color,
+                linestyle=linestyle(basis),
+                label=f"layer {int(layer)}",
+            )
+        top.set_title(title)
+        top.set_xlabel("KV deviation / mean over tokens")
+        top.set_ylabel("share of tokens below")
+        top.set_xlim(left=0)
+        quality_axis(top)
+        plotted.append(titled_points(points.assign(metric="kv_deviation"), title))
+        if has(own, "top_share"):
+            share = summarise(own.select(keep=["factor.layer"], metric="top_share"), ["factor.layer"])
+            share = share.rename(columns={"factor.layer": "layer"})
+            one = {"top": SeriesStyle("held by the 15 % of tokens that deviate most", "#0072B2", "o")}
+            lines(bottom, share.assign(series="top"), one, "layer")
+            bottom.axhline(0.15, color="#333333", linewidth=0.8, linestyle=(0, (1, 2)), label="if all deviated alike")
+            bottom.set_xlabel("layer")
+            bottom.set_ylabel("share of the squared\ndeviation")
+            quality_axis(bottom)
+            bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+            plotted.append(titled_points(share.assign(metric="top_share"), title))
+        else:
+            bottom.set_axis_off()
+    legend(fig)
+    text = (
+        "Top: distribution of the tokens' KV deviation, each layer's divided by its mean, averaged over requests at each "
+        f"quantile. A heavy tail to the right means that few tokens hold most of it; the lower panel shows how much. {INTERVALS}"
+    )
+    used = rows_used(results, ["kv_deviation", "top_share"])
+    return Drawing(fig, pd.concat(plotted, ignore_index=True), used, "How unevenly KV deviation is spread", text)
+
+
+VARIANTS = {
+    "full_recompute": "full recompute",
+    "full_reuse": "full KV reuse",
+    "cacheblend": "CacheBlend",
+}
+
+
+@figure("cacheblend", "attention_map", experiment="attention_map", paper_ref="Fig. 4")
+def attention_map(results: Results) -> Drawing:
+    """Attention between the tokens of the chunks for one request, and the mass across chunks for all of them."""
+    need(results, "attention")
+    title, own = next(panels_of(results))
+    frame = own.select(keep=["factor.variant", "factor.query_bin", "factor.key_bin"], metric="attention")
+    first = frame.sort_values(["seed", "item"], kind="stable").iloc[0]
+    one = frame[(frame["item"] == first["item"]) & (frame["seed"] == first["seed"])]
+    variants = [name for name in VARIANTS if name in set(one["factor.variant"])]
+    fig, grid = panels(1, len(variants) + 1, width_in=2.45, height_in=2.3)
+    size = int(one["factor.query_bin"].max()) + 1
+    largest = one["value"].max()
+    image: Any = None
+    for axes, variant in zip(grid[0], variants, strict=False):
+        values = np.full((size, size), math.nan)
+        rows = one[one["factor.variant"] == variant]
+        values[rows["factor.query_bin"].astype(int), rows["factor.key_bin"].astype(int)] = rows["value"]
+        # Most of a map is small: a square root shows it without hiding the diagonal.
+        image = axes.imshow(values, cmap="viridis", norm=PowerNorm(0.5, 0.0, largest), origin="upper")
+        axes.set_title(VARIANTS[variant])
+        axes.set_xlabel("key tokens")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(visible=False)
+    grid[0, 0].set_ylabel("query tokens")
+    fig.colorbar(image, ax=list(grid[0, : len(variants)]), shrink=0.75, pad=0.01, label="attention from bin to bin")
+    mass = summarise(own.select(keep=["factor.variant"], metric="cross_chunk_mass"), ["factor.variant"])
+    mass = mass.rename(columns={"factor.variant": "variant"})
+    mass = mass.set_index("variant").loc[variants].reset_index()
+    bars = grid[0, -1]
+    grouped_bars(
+        bars,
+        mass.assign(series="mass", shown=[VARIANTS[v].replace(" ", "\n") for v in variants]),
+        {"mass": SeriesStyle("mass", "#0072B2", "o")},
+        "shown",
+    )
+    bars.set_ylabel("attention mass to\nother chunks")
+    bars.set_title(sample_size(own.frame))
+    map_points = one[["factor.variant", "factor.query_bin", "factor.key_bin", "value"]].assign(metric="attention")
+    map_points.columns = pd.Index(["variant", "query_bin", "key_bin", "value", "metric"])
+    points = pd.concat([map_points, mass.assign(metric="cross_chunk_mass")], ignore_index=True)
+    text = (
+        f"Maps: request {first['item']} of seed {first['seed']} ({title.partition(chr(10))[0]}), mean over heads and layers, "
+        "tokens averaged into bins. With full reuse a token saw only its own chunk, so the block below the diagonal blocks is "
+        f"empty; CacheBlend fills the rows that it recomputes. Bars: mean over all requests. {INTERVALS}"
+    )
+    used = rows_used(own, ["attention", "cross_chunk_mass"])
+    return Drawing(fig, points, used, "Attention between chunks", text)
+
+
+# ------------------------------------------------------------------------------------------------------------------- speed
+
+
+@figure("cacheblend", "speed_vs_ratio", experiment="speed_vs_ratio")
+def speed_vs_ratio(results: Results) -> Drawing:
+    """Measured speed-up over full recompute beside what the operation count allows."""
+    metrics = need(results, "speedup", "speedup_bound", "speedup_formula")
+    columns = list(panels_of(results))
+    known = {
+        "speedup": SeriesStyle("CacheBlend", "#D55E00", "o"),
+        "speedup_bound": SeriesStyle("bound by counted operations", "#5E4FA2", "s"),
+        "speedup_formula": SeriesStyle("L / (1 + (L-1)(r + question/N))", "#66A61E", "^"),
+    }
+    method_styles = styles_of(results)
+    fig, grid = panels(1, len(columns), width_in=4.4, height_in=2.9)
+    plotted = []
+    for axes, (title, own) in zip(grid[0], columns, strict=True):
+        for metric in metrics:
+            rows = own.select(keep=["series", "factor.ratio", "basis"], metric=metric)
+            swept = rows[rows["factor.ratio"].notna()]
+            points = summarise(swept, ["series", "factor.ratio"]).rename(columns={"factor.ratio": "ratio"})
+            for series, group in points.groupby("series", sort=False):
+                style = known[metric]
+                if metric == "speedup":
+                    style = SeriesStyle(
+                        str(series), method_styles[str(series)].color, method_styles[str(series)].marker
+                    )
+                lines(axes, group, {str(series): style}, "ratio")
+            plotted.append(titled_points(points.assign(metric=metric), title))
+            if metric != "speedup":
+                continue
+            others = summarise(rows[rows["factor.ratio"].isna()], ["series"], "median")
+            for _, point in others.iterrows():
+                level_line(axes, point, method_styles[str(point["series"])])
+            plotted.append(titled_points(others.assign(metric=metric), title))
+        axes.set_title(title)
+        axes.set_xlabel(LABELS["ratio"])
+        axes.set_ylabel("TTFT of full recompute / TTFT")
+        axes.set_ylim(bottom=0)
+    legend(fig, max_columns=3)
+    text = (
+        "Measured: ratio of times taken in the same round. Modelled: from the operations that the run really computed, and "
+        "from the share of tokens alone (r and the question's length). Long-dashed level lines are methods without a ratio. "
+        f"{INTERVALS}"
+    )
+    used = rows_used(results, metrics)
+    return Drawing(fig, pd.concat(plotted, ignore_index=True), used, "Speed-up, measured and possible", text)
+
+
+@figure("cacheblend", "sensitivity", experiment="sensitivity", paper_ref="Fig. 15")
+def sensitivity(results: Results) -> Drawing:
+    """TTFT against the number and the length of the chunks."""
+    need(results, "ttft")
+    styles, columns = styles_of(results), list(panels_of(results))
+    sweeps = (
+        ("chunks", "num_chunks", "chunk_tokens", "chunks"),
+        ("length", "chunk_tokens", "num_chunks", "tokens per chunk"),
+    )
+    fig, grid = panels(len(columns), 2)
+    plotted = []
+    for row, (title, own) in enumerate(columns):
+        for axes, (panel, factor, fixed, xlabel) in zip(grid[row], sweeps, strict=True):
+            keep = ["series", f"factor.{factor}", f"factor.{fixed}"]
+            rows = own.select(keep=keep, metric="ttft", **{"factor.panel": panel})
+            if rows.empty:
+                axes.set_axis_off()
+                continue
+            held = "; ".join(f"{value:g}" for value in sorted(rows[f"factor.{fixed}"].unique()))
+            points = summarise(rows, ["series", f"factor.{factor}"], "median").rename(
+                columns={f"factor.{factor}": factor}
+            )
+            lines(axes, points, styles, factor)
+            axes.set_title(f"{title.partition(chr(10))[0]}\n{sample_per_point(rows, factor)}")
+            axes.set_xlabel(xlabel.format(held))
+            axes.set_ylabel(LABELS["ttft"])
+            axes.set_ylim(bottom=0)
+            plotted.append(titled_points(points.assign(sweep=panel), title))
+    legend(fig)
+    text = f"Medians. {INTERVALS} The paper's third panel, batches of requests, is left out: requests run one at a time here."
+    used = rows_used(results, ["ttft"])
+    return Drawing(fig, pd.concat(plotted, ignore_index=True), used, "TTFT against number and length of chunks", text)

@@ -9,7 +9,8 @@ rows (`paper_figures.claims.evaluators`); it never holds a number of ours. The v
       expect: at_least                       # at_least: paper.low is the bound; at_most: paper.high is
       experiment: ttft_vs_quality
       where: {workload: multi_chunk_qa}      # optional; column: value, or column: [values] to pool them
-      per: [factor.num_chunks]               # optional; one verdict per value. workload, model and data always are
+      per: [factor.num_chunks]               # optional; one verdict per value, as always for workload, model and data
+      pool: [factor.layer]                   # optional; all values of these columns together
       ours: {ratio_of_medians: {metric: ttft, of: full_recompute, over: cacheblend}}
       no_effect: 1                           # optional; the evaluator knows: 1 for ratios, 0 for differences
       reason: why it fails here              # shown where the verdict is not "holds"
@@ -39,7 +40,7 @@ VERDICTS: tuple[Verdict, ...] = (
 )
 
 _REQUIRED = ("id", "statement", "paper")
-_OPTIONAL = ("expect", "experiment", "ours", "where", "per", "no_effect", "reason", "not_testable")
+_OPTIONAL = ("expect", "experiment", "ours", "where", "per", "pool", "no_effect", "reason", "not_testable")
 _PAPER_KEYS = ("low", "high", "unit", "where")
 
 
@@ -77,6 +78,7 @@ class Claim:
     expect: Literal["at_least", "at_most"] | None = None
     where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     per: tuple[str, ...] = ()
+    pool: tuple[str, ...] = ()
     no_effect: float | None = None
     reason: str | None = None
     not_testable: str | None = None
@@ -182,7 +184,7 @@ def _parse(entry: Mapping[str, Any], paper: str) -> Claim:
     if ours is None:
         if "not_testable" not in entry:
             raise ConfigError("give 'ours' (how our number is computed) or 'not_testable' (why it cannot be).")
-        for key in ("expect", "experiment", "where", "per", "no_effect"):
+        for key in ("expect", "experiment", "where", "per", "pool", "no_effect"):
             if key in entry:
                 raise ConfigError(f"{key!r} has no meaning without 'ours'.")
         return Claim(
@@ -196,9 +198,9 @@ def _parse(entry: Mapping[str, Any], paper: str) -> Claim:
         raise ConfigError(f"expect: {expect} needs paper.{'low' if expect == 'at_least' else 'high'} as its bound.")
     if "experiment" not in entry:
         raise ConfigError("'experiment' is missing: the experiment whose rows 'ours' is computed from.")
-    where, per = entry.get("where", {}), entry.get("per", [])
-    if not isinstance(where, dict) or not isinstance(per, list):
-        raise ConfigError("'where' must be a mapping and 'per' a list of columns.")
+    where, per, pool = entry.get("where", {}), entry.get("per", []), entry.get("pool", [])
+    if not isinstance(where, dict) or not isinstance(per, list) or not isinstance(pool, list):
+        raise ConfigError("'where' must be a mapping, 'per' and 'pool' lists of columns.")
     no_effect = entry.get("no_effect", evaluator.no_effect)
     if no_effect is not None and not _is_number(no_effect):
         raise ConfigError(f"no_effect={no_effect!r} must be a number or null.")
@@ -211,6 +213,7 @@ def _parse(entry: Mapping[str, Any], paper: str) -> Claim:
         expect,
         where,
         tuple(per),
+        tuple(pool),
         no_effect,
         entry.get("reason"),
         entry.get("not_testable"),

@@ -77,8 +77,9 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
         return [dataclasses.replace(not_run, note=f"{not_run.note} (no rows with {set(claim.where) - set(known)})")]
     panels = stored.only(**known).newest(whole_runs=True)
     pooled = [column for column, value in claim.where.items() if isinstance(value, list) and column not in PANEL_KEYS]
+    pooled += claim.pool
     keys = [*PANEL_KEYS, *claim.per]
-    missing = [column for column in claim.per if column not in panels.frame.columns]
+    missing = [column for column in (*claim.per, *claim.pool) if column not in panels.frame.columns]
     if missing or not len(panels):
         return [not_run]
     rows = []
@@ -155,11 +156,15 @@ def _frame(rows: Sequence[ClaimRow]) -> pd.DataFrame:
 def show_setting(setting: Mapping[str, Any]) -> str:
     """A setting in words: "multi_chunk_qa, model small, data bundled"."""
     parts = [
-        str(value) if key == "workload" else f"{key.removeprefix('factor.').replace('_', ' ')} {value}"
+        str(value) if key == "workload" else f"{key.removeprefix('factor.').replace('_', ' ')} {_plain(value)}"
         for key, value in setting.items()
         if value not in ("", "none")
     ]
     return ", ".join(parts)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 _COLUMNS = [

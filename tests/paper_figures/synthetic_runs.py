@@ -31,7 +31,13 @@ def write_run(
     **settings: Any,
 ) -> dict[str, Any]:
     """Write one complete run under `root`, and return its record."""
-    resolved = {"workload": "multi_chunk_qa", "model": {"name": "small"}, "data": {"name": "bundled"}, "scale": scale}
+    resolved = {
+        "workload": "multi_chunk_qa",
+        "model": {"name": "small"},
+        "data": {"name": "bundled"},
+        "scale": scale,
+        "method_args": {"cacheblend": {"ratio": 0.15}},
+    }
     identity = RunIdentity(paper, experiment, seed, scale, resolved | settings)
     facts = {
         "command": f"python -m experiments.run +paper={paper}",

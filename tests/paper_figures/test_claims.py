@@ -138,6 +138,7 @@ def test_the_papers_number_in_words(number, text):
         ("{metric: ttft, of: full_recompute, over: cacheblend}", "3", "needs arguments"),
         ("expect: at_least", "expect: at_least\n  expect: at_most", r"line \d+: key 'expect' is given twice"),
         ("expect: at_least", "expect: at_least\n  where: []", "'where' must be a mapping"),
+        ("expect: at_least", "expect: at_least\n  pool: factor.layer", "lists of columns"),
         ("expect: at_least", "expect: at_least\n  no_effect: none", "no_effect='none' must be a number or null"),
         ("- id", "id", "is not YAML|list of mappings"),
         ("{low", "{{low", "is not YAML"),
@@ -312,6 +313,9 @@ def test_factors_are_fixed_pooled_or_judged_apart(tmp_path):
     assert row.estimate.num_rows == 12
     (row,) = evaluate(TTFT + "  where: {factor.num_chunks: [3, 6]}\n", tmp_path)
     assert (row.estimate.num_rows, row.estimate.num_units) == (24, 12)
+    (row,) = evaluate(TTFT + "  pool: [factor.num_chunks]\n", tmp_path)
+    assert (row.estimate.num_rows, row.estimate.num_units) == (24, 12)
+    assert evaluate(TTFT + "  pool: [factor.other]\n", tmp_path)[0].verdict == "not run"
     rows = evaluate(TTFT + "  per: [factor.num_chunks]\n", tmp_path)
     assert [row.setting["factor.num_chunks"] for row in rows] == [3, 6]
     assert [row.estimate.value for row in rows] == pytest.approx([3, 6], rel=0.1)

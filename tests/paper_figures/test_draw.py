@@ -83,7 +83,7 @@ def test_knob_variants_are_drawn_apart(stored, tmp_path):
     )
     draw("cacheblend", stored, tmp_path)
     points = pd.read_csv(tmp_path / "cpu" / "cacheblend" / "ttft_vs_quality.csv")
-    assert {"CacheBlend (ratio=None)", "CacheBlend (ratio=0.3)"} <= set(points["series"])
+    assert {"CacheBlend (ratio=0.15)", "CacheBlend (ratio=0.3)"} <= set(points["series"])
 
 
 def test_an_older_configuration_is_not_mixed_in(stored, tmp_path):
