@@ -29,6 +29,7 @@ from chatterbox.wire import (
 )
 from common.errors import ConfigError, ReproError
 
+REPEAT_INTERVAL_S = 0.02  # a burst that cannot hold all that is owed is not repeated sooner than this without feedback
 Packing = Literal["oldest_first", "newest_first", "oldest_only"]
 PACKINGS = ("oldest_first", "newest_first", "oldest_only")
 State = Literal["open", "done", "gave_up"]
@@ -108,6 +109,8 @@ class Sender:
         self._is_finished = self._fin_offered = False
         self._wants_to_send = False  # something has happened that the next packet should tell
         self._deadline_s: float | None = None
+        self._last_burst_s = -1.0
+        self._crowded_packet: int | None = None  # first packet of the last burst, if not all that was owed fitted in
         self._progress_s: float | None = None  # when the peer last acknowledged something new
         self._packet = 0
         self._sent_s: collections.OrderedDict[int, float] = collections.OrderedDict()
@@ -153,6 +156,14 @@ class Sender:
     def _has_news(self) -> bool:
         return self._offered < self._generated or (self._is_finished and not self._fin_offered)
 
+    def _allowed_at(self, now: float) -> float:
+        """The earliest time at which a burst may leave."""
+        allowed_s = self._budget.allowed_at(now)
+        if self._crowded_packet is not None:
+            # Much the same tokens again. Without this, a server that hands over a long answer at once would send a burst per token.
+            allowed_s = max(allowed_s, self._last_burst_s + REPEAT_INTERVAL_S)
+        return allowed_s
+
     def next_timer(self) -> float | None:
         """When `packets` should be called at the latest if nothing else happens; None: no need."""
         if not self._owes:
@@ -160,9 +171,9 @@ class Sender:
         assert self._progress_s is not None
         times = [self._progress_s + self.settings.give_up_s]
         if self._deadline_s is not None and self.settings.tail_timer:
-            times.append(max(self._deadline_s, self._budget.allowed_at(self._deadline_s)))
+            times.append(max(self._deadline_s, self._allowed_at(self._deadline_s)))
         if self._wants_to_send:
-            times.append(self._budget.allowed_at(0.0))
+            times.append(self._allowed_at(0.0))
         return min(times)
 
     def packets(self, now: float) -> list[bytes]:
@@ -174,22 +185,25 @@ class Sender:
             self.state = "gave_up"
             return []
         is_due = self.settings.tail_timer and self._deadline_s is not None and now >= self._deadline_s
-        if not (self._wants_to_send or is_due) or self._budget.allowed_at(now) > now:
+        if not (self._wants_to_send or is_due) or self._allowed_at(now) > now:
             return []
-        if is_due and not self._wants_to_send:
+        is_timeout = is_due and not self._wants_to_send
+        if is_timeout:
             self.timeouts += 1
             self.round_trip.on_timeout()
         self._wants_to_send = False
-        sent = self._burst(now)
+        sent = self._burst(now, is_timeout)
         self._deadline_s = now + self.round_trip.pto_s
+        self._last_burst_s = now
         return sent
 
-    def _burst(self, now: float) -> list[bytes]:
+    def _burst(self, now: float, is_timeout: bool) -> list[bytes]:
         settings = self.settings
         sent: list[bytes] = []
         at = self.base
         num_packets = 1 if settings.packing == "oldest_only" else settings.burst_packets
-        if settings.packing == "newest_first" and num_packets > 0:
+        # After a timeout the oldest token must go, or with one packet per burst it would never be sent again.
+        if settings.packing == "newest_first" and not is_timeout:
             first = self._first_of_newest()
             if first > self.base:
                 sent.append(self._packet_from(first, now))
@@ -198,6 +212,7 @@ class Sender:
             datagram, at = self._packet_up_to(at, now)
             sent.append(datagram)
             num_packets -= 1
+        self._crowded_packet = self._packet - len(sent) + 1 if at < self._generated else None
         return sent
 
     def _limit(self) -> int:
@@ -271,7 +286,9 @@ class Sender:
                 self._sent_s.popitem(last=False)
             self.round_trip.on_progress()
             self._progress_s = now
-            # More tokens than one burst holds: the acknowledgement makes room for the next one.
+        if self._crowded_packet is not None and ack.echo >= self._crowded_packet:
+            # News of a burst that did not hold everything: time for the next one.
+            self._crowded_packet = None
             self._wants_to_send = self._wants_to_send or self._has_news
         if has_end:
             self.state = "done"

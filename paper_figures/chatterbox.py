@@ -11,8 +11,8 @@ from paper_figures._registry import figure
 
 INTERVALS = "Error bars and bands are 95 % bootstrap intervals over paired items (one answer over one realisation of the network)."
 STALL = (
-    "The stall ratio is the share of rendering time spent waiting beyond 200 ms for the next token; answers that were not finished "
-    "count, their missing tokens as rendered when the reader's patience of 60 s ends."
+    "The stall ratio is the share of rendering time spent waiting beyond 200 ms for the next token; answers that were not "
+    "finished count, their missing tokens as rendered when the reader's patience of 60 s ends."
 )
 PERCENT = 100.0
 NETWORK_ORDER = ("walk", "bus", "train", "bursty", "independent", "stable")
@@ -47,9 +47,10 @@ def networks(results: Results) -> Drawing:
         (("stall_ratio", "stall ratio [%]", PERCENT), ("ip_bytes_per_token_down", "IP bytes per token, down [B]", 1.0))
     ):
         points = points_of(results, metric, "factor.network", scale=scale)
-        order = {name: rank for rank, name in enumerate(NETWORK_ORDER)}
-        points = points.sort_values(
-            "factor.network", key=lambda names: names.map(lambda name: order.get(name, 99)), kind="stable"
+        known = [name for name in NETWORK_ORDER if name in set(points["factor.network"])]
+        others = sorted(set(points["factor.network"]) - set(known))
+        points = points.assign(rank=points["factor.network"].map([*known, *others].index)).sort_values(
+            "rank", kind="stable"
         )
         grouped_bars(axes[place, 0], points, styles, "factor.network")
         axes[place, 0].set_ylabel(label)
@@ -187,19 +188,22 @@ def timeline(results: Results) -> Drawing:
         )
         own = rows[["series", "factor.token", "value", "basis"]].assign(outage_ms=outage_ms)
         for series, group in own.groupby("series", sort=False):
+            style = styles[str(series)]
             group = group.sort_values("value")
             axes[0, place].step(
                 group["value"],
                 group["factor.token"] + 1,
                 where="post",
-                color=styles[series].color,
-                label=styles[series].label,
+                color=style.color,
+                label=style.label,
             )
         axes[0, place].set(xlim=(0.9, 2.0), ylim=(20, 60), xlabel="time [s]", title=f"outage of {outage_ms:g} ms")
         plotted.append(own)
     axes[0, 0].set_ylabel("tokens rendered")
     legend(fig)
-    caption = "One run each, simulated. 30 tokens/s, round trip 100 ms; the outage begins between two tokens and loses all packets."
+    caption = (
+        "One run each. 30 tokens/s, round trip 100 ms; the outage begins between two tokens and loses all packets."
+    )
     return Drawing(
         fig,
         pd.concat(plotted, ignore_index=True),
@@ -224,7 +228,7 @@ def packet_contents(results: Results) -> Drawing:
             group["value_count"],
             0.8,
             bottom=group["value_first"],
-            color=colors[fate],
+            color=colors[str(fate)],
             label=f"packet {fate}",
         )
     axes[0, 0].set(xlabel="packet number", ylabel="tokens in the packet (index)")
@@ -295,7 +299,7 @@ def recorded_networks(results: Results) -> Drawing:
         axes[place, 0].set(ylabel="stall ratio [%]", title=f"outages {kind} packets; {sample_size(own.frame)}")
         plotted.append(points)
     legend(fig)
-    caption = f"{STALL} {INTERVALS} Where an outage only holds packets back, no transport can do better than wait; redundancy adds bytes."
+    caption = f"{STALL} {INTERVALS} Where an outage only holds packets back, no transport can do better than wait."
     return Drawing(
         fig, pd.concat(plotted, ignore_index=True), used(results, "stall_ratio"), "Recorded networks", caption
     )
