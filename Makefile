@@ -9,7 +9,7 @@ PY          := $(VENV)/bin/python
 PAPER       ?= cacheblend
 ARGS        ?=
 # The extras that running and testing need. A GPU box changes nothing here: pip takes the torch build it is offered.
-EXTRAS      := test,sweep,dev
+EXTRAS      := test,sweep,ns3,dev
 STAMP       := $(VENV)/.ninefold-setup
 
 .PHONY: help setup run figures list test test-all lint constraints clean
