@@ -37,7 +37,9 @@ def eos_id(tokenizer: Any) -> int:
         ConfigError: the tokenizer has no end-of-sequence token.
     """
     if tokenizer.eos_token_id is None:
-        raise ConfigError("this tokenizer has no end-of-sequence token, so an answer could not end; set tokenizer.eos_token.")
+        raise ConfigError(
+            "this tokenizer has no end-of-sequence token, so an answer could not end; set tokenizer.eos_token."
+        )
     return int(tokenizer.eos_token_id)
 
 

@@ -28,7 +28,7 @@ def corpus(num_items: int = 400) -> Iterator[str]:
             yield " " + item.question
             yield " " + item.answers[0]
     # A few hundred everyday words beyond the generator's own keep ordinary English from falling apart into bytes.
-    yield " " + " ".join(_EVERYDAY * 40)
+    yield " " + " ".join(_EVERYDAY.split() * 40)
 
 
 def train_tokenizer(vocab_size: int = VOCAB_SIZE) -> Any:
@@ -58,8 +58,7 @@ def train_tokenizer(vocab_size: int = VOCAB_SIZE) -> Any:
 
 
 # Frequent English words that the generator does not use, most frequent first; written down by hand.
-_EVERYDAY = tuple(
-    """of and to a in that it for on with as was be by at this had not are but from or have an they which you were her all
+_EVERYDAY = """of and to a in that it for on with as was be by at this had not are but from or have an they which you were her all
     their there been one so if will would no said can more when who what up out about into than them its then two could
     time only may my first new do other some now over me most like after man people our made such must back also way many
     through years before well work just good where those because life very even here how long get much own too day still
@@ -67,8 +66,7 @@ _EVERYDAY = tuple(
     right use during world take himself used think again however see go three few home became off every left school though
     kind until something always number part less say water side night high course being around need asked once country
     public thing end small fact does got next sure better given set group enough area city find name later order line half
-    interest head done question early case system""".split()
-)
+    interest head done question early case system"""
 
 
 def main(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ Gold answers, evidence and query profiles follow from the text itself (see `scen
 Splits: "train" and "dev" share their wording and differ in the texts; "test" uses held-out sentence and question templates.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -20,10 +21,25 @@ from common.data.synthetic.scenes import SPLITS, Chunk, Draw, Writer, chunk_text
 from common.errors import ConfigError
 from common.rng import for_component
 
-__all__ = ["FAMILIES", "FAMILY_DOCUMENTS", "SPLITS", "compose", "generate", "questions_about"]
+__all__ = ["FAMILIES", "FAMILY_DOCUMENTS", "SPLITS", "Annotated", "annotate", "compose", "generate", "questions_about"]
 
 _MAX_ANSWER_TOKENS = {"query_summary": 40, "arithmetic": 24, "quarterly_figures": 16, "multi_hop": 16}
 _ATTEMPTS = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """An item with the analysis behind it.
+
+    Attributes:
+        item: what a method may see, and the gold answer.
+        chunks: the item's chunks as sentences; `item.chunks` is their text.
+        question: the question with the facts that the answer rests on.
+    """
+
+    item: QAItem
+    chunks: tuple[Chunk, ...]
+    question: Question
 
 
 def compose(
@@ -46,7 +62,8 @@ def compose(
         num_chunks: chunks in the context, >= 1.
         chunk_sentences: mean sentences per chunk, >= 1 (about 9 tokens each with the bundled tokenizer).
         reference_rate: how often sentences say "she" or "the company" instead of the name, in [0, 1].
-        distractors: what fills the rest: "mixed" documents of all kinds, "same" kinds only (near-duplicates), or "idle" sentences.
+        distractors: what fills the rest: "mixed" documents of all kinds, "same" kinds only (near-duplicates), or "idle"
+            sentences.
         num_main: how many documents of `kinds` come first in the budget of chunks.
     """
     writer = Writer(draw, split, reference_rate)
@@ -99,6 +116,33 @@ def generate(
     Raises:
         ConfigError: an argument is not allowed, or no such question fits into so small a context.
     """
+    annotated = annotate(
+        family,
+        split,
+        seed,
+        n,
+        num_chunks=num_chunks,
+        chunk_sentences=chunk_sentences,
+        reference_rate=reference_rate,
+        distractors=distractors,
+        variants=variants,
+    )
+    return (one.item for one in annotated)
+
+
+def annotate(
+    family: str,
+    split: str = "test",
+    seed: int = 0,
+    n: int = 100,
+    *,
+    num_chunks: int = 6,
+    chunk_sentences: int = 5,
+    reference_rate: float = 0.6,
+    distractors: str = "mixed",
+    variants: Sequence[str] = (),
+) -> Iterator[Annotated]:
+    """As `generate`, with the sentences and facts behind each item; for diagnosis, not for methods."""
     if family not in FAMILIES:
         raise ConfigError(f"family={family!r} is not a task family. Choose one of {', '.join(FAMILIES)}.")
     if split not in SPLITS:
@@ -123,7 +167,7 @@ def _items(
     reference_rate: float,
     distractors: str,
     variants: tuple[str, ...],
-) -> Iterator[QAItem]:
+) -> Iterator[Annotated]:
     for number in range(n):
         rng: np.random.Generator = for_component(seed, "synthetic", family, split, number)
         draw = Draw(rng)
@@ -151,7 +195,7 @@ def _items(
                 f"{chunk_sentences} sentences with reference_rate={reference_rate}; use more chunks."
             )
         question = draw.one(by_variant[draw.one(sorted(by_variant))])
-        yield QAItem(
+        item = QAItem(
             item_id=f"synthetic/{family}/{split}/{seed}/{question.variant}/{number}",
             family=family,
             chunks=tuple(chunk_text(chunk) for chunk in chunks),
@@ -162,3 +206,4 @@ def _items(
             max_answer_tokens=_MAX_ANSWER_TOKENS.get(family, 8),
             profile=question.profile,
         )
+        yield Annotated(item, tuple(chunks), question)

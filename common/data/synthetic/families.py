@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from common.data.items import QueryProfile
 from common.data.synthetic import words
@@ -125,12 +126,14 @@ class Asker:
 
         return ask
 
-    def _who_said(self, by_attribute: dict[tuple[str, str], list[Fact]], found: dict[str, list[Callable[[], Question]]]) -> None:
+    def _who_said(
+        self, by_attribute: dict[tuple[str, str], list[Fact]], found: dict[str, list[Callable[[], Question]]]
+    ) -> None:
         for (attribute, topic), group in by_attribute.items():
             if attribute == "said":
                 for fact in group:
                     if sum(other.value == fact.value for other in group) == 1:
-                        found["who_said_what"].append(lambda fact=fact, topic=topic: self._ask_who_said(fact, topic))  # type: ignore[misc]
+                        found["who_said_what"].append(partial(self._ask_who_said, fact, topic))
 
     def _ask_who_said(self, fact: Fact, topic: str) -> Question:
         text = self.word(QUESTIONS["person", "who_said"], T=topic, V=fact.value)
@@ -151,9 +154,7 @@ class Asker:
                     subject = link.value
                 if len(chain) == len(path):
                     for style, templates in styles.items():
-                        found["multi_hop"].append(
-                            lambda chain=tuple(chain), style=style, templates=templates: self._ask_hops(chain, style, templates)  # type: ignore[misc]
-                        )
+                        found["multi_hop"].append(partial(self._ask_hops, tuple(chain), style, templates))
 
     def _ask_hops(self, chain: tuple[Fact, ...], style: str, templates: Paraphrases) -> Question:
         text = self.word(templates, S=chain[0].subject, P=chain[0].subject + "'s")
@@ -168,7 +169,9 @@ class Asker:
             chain,
         )
 
-    def _comparisons(self, by_attribute: dict[tuple[str, str], list[Fact]], found: dict[str, list[Callable[[], Question]]]) -> None:
+    def _comparisons(
+        self, by_attribute: dict[tuple[str, str], list[Fact]], found: dict[str, list[Callable[[], Question]]]
+    ) -> None:
         asked = {"age": ("person", "older"), "price": ("product", "dearer"), "sales": ("company", "higher_sales")}
         for (attribute, detail), group in by_attribute.items():
             if attribute in asked:
@@ -176,7 +179,7 @@ class Asker:
                     for other in group[i + 1 :]:
                         if one.value != other.value:
                             found["comparison"].append(
-                                lambda pair=(one, other), key=asked[attribute], detail=detail: self._ask_comparison(pair, key, detail)  # type: ignore[misc]
+                                partial(self._ask_comparison, (one, other), asked[attribute], detail)
                             )
 
     def _ask_comparison(self, pair: tuple[Fact, Fact], key: tuple[str, str], detail: str) -> Question:
@@ -190,26 +193,36 @@ class Asker:
         answer = max(pair, key=lambda fact: int(fact.value)).subject
         return Question("comparison", key[1], text, answer, _evidence(pair), _profile(2, is_complex=True), pair)
 
-    def _quarter_overviews(self, by_subject: dict[str, list[Fact]], found: dict[str, list[Callable[[], Question]]]) -> None:
+    def _quarter_overviews(
+        self, by_subject: dict[str, list[Fact]], found: dict[str, list[Callable[[], Question]]]
+    ) -> None:
         for company, group in by_subject.items():
             sales = {fact.detail: fact for fact in group if fact.attribute == "sales"}
             if len(sales) == len(words.QUARTERS):
                 ordered = tuple(sales[quarter] for quarter in words.QUARTERS)
-                found["quarterly_figures"].append(lambda company=company, ordered=ordered: self._ask_all_sales(company, ordered))  # type: ignore[misc]
+                found["quarterly_figures"].append(partial(self._ask_all_sales, company, ordered))
                 figures = sorted(int(fact.value) for fact in ordered)
                 if figures[-1] > figures[-2]:
-                    found["quarterly_figures"].append(lambda company=company, ordered=ordered: self._ask_best(company, ordered))  # type: ignore[misc]
+                    found["quarterly_figures"].append(partial(self._ask_best, company, ordered))
 
     def _ask_all_sales(self, company: str, ordered: tuple[Fact, ...]) -> Question:
         text = self.word(QUESTIONS["company", "all_sales"], S=company, P=company + "'s")
         answer = ", ".join(fact.value for fact in ordered)
-        return Question("quarterly_figures", "all_sales", text, answer, _evidence(ordered), _profile(4, is_complex=False), ordered)
+        return Question(
+            "quarterly_figures", "all_sales", text, answer, _evidence(ordered), _profile(4, is_complex=False), ordered
+        )
 
     def _ask_best(self, company: str, ordered: tuple[Fact, ...]) -> Question:
         text = self.word(QUESTIONS["company", "best_quarter"], S=company, P=company + "'s")
         best = max(ordered, key=lambda fact: int(fact.value))
         return Question(
-            "quarterly_figures", "best_quarter", text, best.detail, _evidence(ordered), _profile(4, is_complex=True), ordered
+            "quarterly_figures",
+            "best_quarter",
+            text,
+            best.detail,
+            _evidence(ordered),
+            _profile(4, is_complex=True),
+            ordered,
         )
 
     def _summaries(
@@ -219,13 +232,15 @@ class Asker:
         found: dict[str, list[Callable[[], Question]]],
     ) -> None:
         for subject, group in by_subject.items():
-            known = tuple(fact for fact in group if fact.kind in ("woman", "man") and ("person", fact.attribute) in QUESTIONS)
+            known = tuple(
+                fact for fact in group if fact.kind in ("woman", "man") and ("person", fact.attribute) in QUESTIONS
+            )
             known = tuple(fact for fact in known if fact.attribute != "said")
             if 2 <= len(known) <= 6:
-                found["query_summary"].append(lambda subject=subject, known=known: self._ask_person(subject, known))  # type: ignore[misc]
+                found["query_summary"].append(partial(self._ask_person, subject, known))
         for (attribute, topic), group in by_attribute.items():
             if attribute == "said" and 1 <= len(group) <= 5:
-                found["query_summary"].append(lambda topic=topic, group=tuple(group): self._ask_topic(topic, group))  # type: ignore[misc]
+                found["query_summary"].append(partial(self._ask_topic, topic, tuple(group)))
 
     def _ask_person(self, subject: str, known: tuple[Fact, ...]) -> Question:
         text = self.word(QUESTIONS["person", "summary"], S=subject)
@@ -246,9 +261,7 @@ class Asker:
                 ledgers.setdefault((fact.subject, fact.detail), []).append(fact)
         for (owner, thing), entries in ledgers.items():
             if entries[0].attribute == "had" and sum(entry.attribute == "had" for entry in entries) == 1:
-                found["arithmetic"].append(
-                    lambda owner=owner, thing=thing, entries=tuple(entries): self._ask_sum(owner, thing, entries)  # type: ignore[misc]
-                )
+                found["arithmetic"].append(partial(self._ask_sum, owner, thing, tuple(entries)))
 
     def _ask_sum(self, owner: str, thing: str, entries: tuple[Fact, ...]) -> Question:
         text = self.word(QUESTIONS["person", "count"], S=owner, T=thing)
@@ -265,7 +278,7 @@ class Asker:
         if len(topics) >= 2:
             for place, fact in (("first", topics[0]), ("second", topics[1]), ("last", topics[-1])):
                 if place != "second" or len(topics) > 2:
-                    found["topic_retrieval"].append(lambda place=place, fact=fact: self._ask_topic_place(place, fact))  # type: ignore[misc]
+                    found["topic_retrieval"].append(partial(self._ask_topic_place, place, fact))
 
     def _ask_topic_place(self, place: str, fact: Fact) -> Question:
         text = self.word(QUESTIONS["chat", "nth"], T=place)
@@ -286,9 +299,7 @@ class Asker:
             kind = template_kind(group[0].kind)
             for attribute in askable.get(kind, ()):
                 if (subject, attribute, "") not in stated:
-                    found["unanswerable"].append(
-                        lambda kind=kind, subject=subject, attribute=attribute: self._ask_unanswerable(kind, subject, attribute)  # type: ignore[misc]
-                    )
+                    found["unanswerable"].append(partial(self._ask_unanswerable, kind, subject, attribute))
 
     def _ask_unanswerable(self, kind: str, subject: str, attribute: str) -> Question:
         text = self.about(kind, subject, attribute)

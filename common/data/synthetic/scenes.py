@@ -257,7 +257,9 @@ class Writer:
 
     def state(self, kind: str, subject: str, attribute: str, value: str, detail: str = "") -> None:
         """Add the sentence that states a fact, naming its subject or referring to it."""
-        named = kind not in _REFERENCE or self._reader.latest(kind) != subject or not self.draw.chance(self.reference_rate)
+        named = (
+            kind not in _REFERENCE or self._reader.latest(kind) != subject or not self.draw.chance(self.reference_rate)
+        )
         quarter_referred = False
         slots = {"S": subject_phrase(kind, subject), "P": subject_phrase(kind, subject) + "'s", "V": value, "T": detail}
         if not named:
@@ -317,7 +319,9 @@ class Writer:
         while len(self._sentences) < num_sentences:
             person = self.fresh("person")
             kind = kind_of_person(person)
-            attributes = self.draw.some(("home", "employer", "job", "hobby", "pet", "food", "age", "manager"), self.draw.integer(3, 6))
+            attributes = self.draw.some(
+                ("home", "employer", "job", "hobby", "pet", "food", "age", "manager"), self.draw.integer(3, 6)
+            )
             for attribute in attributes:
                 value = self.value_for(attribute)
                 self.state(kind, person, attribute, value)
@@ -422,7 +426,7 @@ class Writer:
 
     def register(self, num_sentences: int) -> list[Sentence]:
         """Numbered lines in the manner of long-line retrieval: a two-word label and a number."""
-        labels = set()
+        labels: set[tuple[str, str]] = set()
         while len(labels) < num_sentences:
             labels.add((self.draw.one(words.ADJECTIVES), self.draw.one(words.NOUNS)))
         for adjective, noun in sorted(labels, key=lambda _: self.draw.uniform()):

@@ -34,7 +34,12 @@ STATEMENTS: dict[tuple[str, str], Paraphrases] = {
         ("{S} keeps a {V} as a pet", "{S} now owns a {V}"),
     ),
     ("person", "food"): (
-        ("{S} loves to eat {V}", "{P} favourite food is {V}", "{S} eats {V} every day", "{S} would eat {V} at any time"),
+        (
+            "{S} loves to eat {V}",
+            "{P} favourite food is {V}",
+            "{S} eats {V} every day",
+            "{S} would eat {V} at any time",
+        ),
         ("{S} eats {V} at any time", "{P} favourite food these days is {V}"),
     ),
     ("person", "age"): (
@@ -50,7 +55,12 @@ STATEMENTS: dict[tuple[str, str], Paraphrases] = {
         ("{S} has its head office in {V}", "{S} is now based in {V}"),
     ),
     ("company", "product"): (
-        ("{S} makes the {V}", "{P} main product is the {V}", "{S} sells a product called {V}", "{S} is known for the {V}"),
+        (
+            "{S} makes the {V}",
+            "{P} main product is the {V}",
+            "{S} sells a product called {V}",
+            "{S} is known for the {V}",
+        ),
         ("{S} makes a product called {V}", "{S} now sells the {V}"),
     ),
     ("company", "founder"): (
@@ -70,7 +80,12 @@ STATEMENTS: dict[tuple[str, str], Paraphrases] = {
         ("{S} comes in the colour {V}", "{S} is now sold in {V}"),
     ),
     ("product", "price"): (
-        ("{S} costs {V} dollars", "{P} price is {V} dollars", "{S} sells for {V} dollars", "{S} is sold for {V} dollars"),
+        (
+            "{S} costs {V} dollars",
+            "{P} price is {V} dollars",
+            "{S} sells for {V} dollars",
+            "{S} is sold for {V} dollars",
+        ),
         ("{S} now costs {V} dollars", "{S} has a price of {V} dollars"),
     ),
     ("product", "month"): (
@@ -78,15 +93,28 @@ STATEMENTS: dict[tuple[str, str], Paraphrases] = {
         ("{S} has been out since {V}", "{P} release came in {V}"),
     ),
     ("company", "sales"): (
-        ("in {Q} , {S} had sales of {V} million", "{P} sales in {Q} were {V} million", "in {Q} , {P} sales came to {V} million"),
+        (
+            "in {Q} , {S} had sales of {V} million",
+            "{P} sales in {Q} were {V} million",
+            "in {Q} , {P} sales came to {V} million",
+        ),
         ("in {Q} , {P} sales were {V} million", "{S} had sales of {V} million in {Q}"),
     ),
     ("company", "profit"): (
-        ("in {Q} , {S} made a profit of {V} million", "{P} profit in {Q} was {V} million", "in {Q} , {P} profit came to {V} million"),
+        (
+            "in {Q} , {S} made a profit of {V} million",
+            "{P} profit in {Q} was {V} million",
+            "in {Q} , {P} profit came to {V} million",
+        ),
         ("in {Q} , {P} profit was {V} million", "{S} made a profit of {V} million in {Q}"),
     ),
     ("person", "said"): (
-        ("{S} said that the {T} is {V}", "{S} called the {T} {V}", "{S} told the group that the {T} is {V}", "the {T} is {V} , {S} said"),
+        (
+            "{S} said that the {T} is {V}",
+            "{S} called the {T} {V}",
+            "{S} told the group that the {T} is {V}",
+            "the {T} is {V} , {S} said",
+        ),
         ("{S} told all of the group that the {T} is {V}", "{S} said the {T} is {V}"),
     ),
     ("person", "had"): (
@@ -113,11 +141,21 @@ STATEMENTS: dict[tuple[str, str], Paraphrases] = {
 
 QUESTIONS: dict[tuple[str, str], Paraphrases] = {
     ("person", "home"): (
-        ("where does {S} live ?", "in which town does {S} live ?", "where is {P} home ?", "where is the house of {S} ?"),
+        (
+            "where does {S} live ?",
+            "in which town does {S} live ?",
+            "where is {P} home ?",
+            "where is the house of {S} ?",
+        ),
         ("in which town is {P} home ?", "where is {P} house ?"),
     ),
     ("person", "employer"): (
-        ("for whom does {S} work ?", "who is {P} employer ?", "which company employs {S} ?", "for which company does {S} work ?"),
+        (
+            "for whom does {S} work ?",
+            "who is {P} employer ?",
+            "which company employs {S} ?",
+            "for which company does {S} work ?",
+        ),
         ("which company is {P} employer ?", "by which company is {S} employed ?"),
     ),
     ("person", "job"): (
@@ -125,15 +163,30 @@ QUESTIONS: dict[tuple[str, str], Paraphrases] = {
         ("what is {P} trade ?", "what does {S} work as ?"),
     ),
     ("person", "hobby"): (
-        ("what is {P} hobby ?", "what does {S} like ?", "what does {S} enjoy ?", "on what does {S} spend the weekends ?"),
+        (
+            "what is {P} hobby ?",
+            "what does {S} like ?",
+            "what does {S} enjoy ?",
+            "on what does {S} spend the weekends ?",
+        ),
         ("which hobby does {S} have ?", "what does {S} really enjoy ?"),
     ),
     ("person", "pet"): (
-        ("which pet does {S} have ?", "what is {P} pet ?", "which animal does {S} keep ?", "what animal does {S} own ?"),
+        (
+            "which pet does {S} have ?",
+            "what is {P} pet ?",
+            "which animal does {S} keep ?",
+            "what animal does {S} own ?",
+        ),
         ("which pet does {S} keep ?", "which animal does {S} own ?"),
     ),
     ("person", "food"): (
-        ("what does {S} love to eat ?", "what is {P} favourite food ?", "what does {S} eat every day ?", "which food does {S} love ?"),
+        (
+            "what does {S} love to eat ?",
+            "what is {P} favourite food ?",
+            "what does {S} eat every day ?",
+            "which food does {S} love ?",
+        ),
         ("which food is {P} favourite ?", "what does {S} eat at any time ?"),
     ),
     ("person", "age"): (
@@ -145,11 +198,21 @@ QUESTIONS: dict[tuple[str, str], Paraphrases] = {
         ("who is the manager of {S} ?", "which manager does {S} report to ?"),
     ),
     ("company", "base"): (
-        ("where is {S} based ?", "in which town is {S} based ?", "where is {P} head office ?", "where is the main office of {S} ?"),
+        (
+            "where is {S} based ?",
+            "in which town is {S} based ?",
+            "where is {P} head office ?",
+            "where is the main office of {S} ?",
+        ),
         ("in which town is {P} head office ?", "where is {P} main office ?"),
     ),
     ("company", "product"): (
-        ("what does {S} make ?", "what is {P} main product ?", "which product does {S} sell ?", "what is {S} known for ?"),
+        (
+            "what does {S} make ?",
+            "what is {P} main product ?",
+            "which product does {S} sell ?",
+            "what is {S} known for ?",
+        ),
         ("which product does {S} make ?", "what is {P} product ?"),
     ),
     ("company", "founder"): (
@@ -230,7 +293,11 @@ QUESTIONS: dict[tuple[str, str], Paraphrases] = {
         ("tell me what we know about {S} .",),
     ),
     ("topic", "summary"): (
-        ("what was said about the {T} ?", "sum up what was said about the {T} .", "list all that was said about the {T} ."),
+        (
+            "what was said about the {T} ?",
+            "sum up what was said about the {T} .",
+            "list all that was said about the {T} .",
+        ),
         ("tell me all that was said about the {T} .",),
     ),
 }
@@ -244,7 +311,10 @@ HOPS: dict[tuple[str, ...], dict[str, Paraphrases]] = {
             ("in which town is the employer of {S} based ?",),
         ),
         "steps": (
-            ("name {P} employer and the town of its head office .", "for whom does {S} work , and where is that company based ?"),
+            (
+                "name {P} employer and the town of its head office .",
+                "for whom does {S} work , and where is that company based ?",
+            ),
             ("name the employer of {S} and the town where it is based .",),
         ),
     },
@@ -259,7 +329,10 @@ HOPS: dict[tuple[str, ...], dict[str, Paraphrases]] = {
         ),
     },
     ("home", "country"): {
-        "direct": (("in which country does {S} live ?", "which country is {P} home in ?"), ("in which country is {P} home ?",)),
+        "direct": (
+            ("in which country does {S} live ?", "which country is {P} home in ?"),
+            ("in which country is {P} home ?",),
+        ),
         "steps": (
             ("name {P} home town and its country .", "where does {S} live , and in which country is that town ?"),
             ("name the home town of {S} and its country .",),
@@ -271,7 +344,10 @@ HOPS: dict[tuple[str, ...], dict[str, Paraphrases]] = {
             ("for which company does the manager of {S} work ?",),
         ),
         "steps": (
-            ("name {P} manager and the company of that manager .", "who manages {S} , and for whom does that manager work ?"),
+            (
+                "name {P} manager and the company of that manager .",
+                "who manages {S} , and for whom does that manager work ?",
+            ),
             ("name the manager of {S} and the company of that manager .",),
         ),
     },
@@ -281,7 +357,10 @@ HOPS: dict[tuple[str, ...], dict[str, Paraphrases]] = {
             ("in which country is {P} employer based ?",),
         ),
         "steps": (
-            ("name {P} employer , its town and the country .", "for whom does {S} work , where is it based , and in which country ?"),
+            (
+                "name {P} employer , its town and the country .",
+                "for whom does {S} work , where is it based , and in which country ?",
+            ),
             ("name the employer of {S} , its town and the country .",),
         ),
     },
@@ -299,7 +378,15 @@ HOPS: dict[tuple[str, ...], dict[str, Paraphrases]] = {
 
 # Openers in front of a statement; "" is drawn most of the time.
 OPENERS: Paraphrases = (
-    ("as we heard , ", "in fact , ", "these days , ", "it is said that ", "we know that ", "by the way , ", "note that "),
+    (
+        "as we heard , ",
+        "in fact , ",
+        "these days , ",
+        "it is said that ",
+        "we know that ",
+        "by the way , ",
+        "note that ",
+    ),
     ("as we know , ", "it is known that "),
 )
 

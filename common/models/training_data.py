@@ -1,0 +1,243 @@
+"""Batches for training the bundled models: contexts with many questions each, and random words to copy and to look up.
+
+One row is a context followed by several questions, each with its own answer; questions are drawn with replacement, so that an
+answer cannot be found by elimination. The loss is taken on the answers, and more lightly on a sample of the context's tokens.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.data.synthetic import compose, words
+from common.data.synthetic.families import Asker, Question
+from common.data.synthetic.scenes import Chunk, Draw, chunk_text, read
+from common.models import prompt_format
+from common.rng import for_component
+
+# B rows, T tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """What the rows of one training stage look like.
+
+    Attributes:
+        copy_rate: share of batches that are random sequences stated again and again; the loss starts with the second copy.
+        pair_rate: share of batches that are lists of two random words each, asked for the second by the first: matching and
+            copying without any language.
+        restate_rate: share of batches that are such lists too, but with pairs repeated in another order instead of questions:
+            the first word itself is where the second is to be predicted, which is found far sooner.
+        copy_period, copy_tokens, num_pairs: their sizes.
+        num_words: how many different words these random rows use.
+        num_chunks, chunk_sentences: smallest and largest values, drawn uniformly for each batch (one size per batch wastes
+            little on padding).
+        reference_rate: share of sentences that refer instead of naming.
+        disorder_rate: share of rows whose chunks are a random selection in random order, down to a single one, so that chunks
+            without their predecessors (as in per-chunk KV caches) are nothing unusual.
+        num_questions: questions per row.
+        family_weights: relative frequency of the families where a context offers them.
+        document_weights: relative frequency of a row's main kind of document.
+        distractors: "mixed" or "same"; see `common.data.synthetic.compose`.
+    """
+
+    copy_rate: float
+    num_chunks: tuple[int, int]
+    chunk_sentences: tuple[int, int]
+    reference_rate: float
+    disorder_rate: float
+    num_questions: int
+    family_weights: Mapping[str, float]
+    document_weights: Mapping[str, float]
+    distractors: str = "mixed"
+    copy_period: tuple[int, int] = (4, 40)
+    copy_tokens: int = 96
+    pair_rate: float = 0.0
+    restate_rate: float = 0.0
+    num_pairs: tuple[int, int] = (2, 4)
+    num_words: int = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Rows padded to one length.
+
+    Attributes:
+        ids_BT: token ids, int64.
+        answer_BT: 1 where the *next* token is to be predicted as part of an answer (or of a second copy).
+        text_BT: 1 where the next token is sampled for the language-model loss.
+        families: for each row, the family of each answer in order ("copy" for a copied sequence).
+        spans: for each row, (first, past-last) positions in `answer_BT` of each answer, in the order of `families`.
+    """
+
+    ids_BT: np.ndarray
+    answer_BT: np.ndarray
+    text_BT: np.ndarray
+    families: list[list[str]]
+    spans: list[list[tuple[int, int]]]
+
+
+def _open_class_words() -> list[str]:
+    """Names, places, things: the words that answers are made of."""
+    return [word for name, group in sorted(vars(words).items()) if name.isupper() for word in group] + [
+        str(number) for number in range(100)
+    ]
+
+
+class Encoder:
+    """Encodes many short texts quickly by remembering the ids of every sentence piece seen."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._raw = tokenizer.backend_tokenizer
+        self._words: dict[str, list[int]] = {}
+        bos = prompt_format.bos_id(tokenizer)
+        assert bos is not None
+        self.bos = bos
+        self.eos = prompt_format.eos_id(tokenizer)
+        self.pad = int(tokenizer.pad_token_id)
+        self.sep, self.question, self.answer = (
+            int(tokenizer.convert_tokens_to_ids(marker))
+            for marker in (prompt_format.SEP, prompt_format.QUESTION, prompt_format.ANSWER)
+        )
+        word_ids = np.array(sorted({self.text(word)[0] for word in _open_class_words()}))
+        # In an order of its own, so that the first few words are of every kind.
+        self.word_ids = for_component(0, "word order").permutation(word_ids)
+
+    def text(self, text: str) -> list[int]:
+        """Ids of " " + text. BPE never merges across a space here, so words can be encoded one by one."""
+        ids: list[int] = []
+        for word in text.split(" "):
+            known = self._words.get(word)
+            if known is None:
+                known = self._words[word] = self._raw.encode(" " + word, add_special_tokens=False).ids
+            ids += known
+        return ids
+
+
+def _weighted(draw: Draw, weights: Mapping[str, float], available: Sequence[str]) -> str:
+    usable = [name for name in available if weights.get(name, 0.0) > 0.0]
+    point = draw.uniform() * sum(weights[name] for name in usable)
+    for name in usable:
+        point -= weights[name]
+        if point < 0.0:
+            return name
+    return usable[-1]
+
+
+def _context(draw: Draw, mix: Mix, split: str, num_chunks: int, chunk_sentences: int) -> list[Chunk]:
+    kind = _weighted(draw, mix.document_weights, list(mix.document_weights))
+    chunks = compose(
+        draw,
+        split,
+        (kind,),
+        num_chunks,
+        chunk_sentences,
+        reference_rate=mix.reference_rate,
+        distractors=mix.distractors,
+    )
+    if draw.chance(mix.disorder_rate):
+        return draw.some(chunks, draw.integer(1, len(chunks) + 1))
+    return chunks
+
+
+def make_batch(encoder: Encoder, rng: np.random.Generator, mix: Mix, batch_tokens: int, text_rate: float) -> Batch:
+    """One batch of about `batch_tokens` tokens, padding included.
+
+    Args:
+        encoder: the tokenizer.
+        rng: source of all randomness; the same state gives the same batch.
+        mix: what the rows look like.
+        batch_tokens: rows are added until rows x longest row would exceed this.
+        text_rate: share of the context's positions that enter the language-model loss.
+    """
+    draw = Draw(rng)
+    rows: list[list[int]] = []
+    spans: list[list[tuple[int, int]]] = []
+    families: list[list[str]] = []
+    context_lengths: list[int] = []
+    longest = 0
+    point = draw.uniform()
+    num_chunks = draw.integer(mix.num_chunks[0], mix.num_chunks[1] + 1)
+    chunk_sentences = draw.integer(mix.chunk_sentences[0], mix.chunk_sentences[1] + 1)
+    while True:
+        if point < mix.copy_rate:
+            row, row_spans, row_families, context = _copy_row(encoder, draw, rng, mix)
+        elif point < mix.copy_rate + mix.pair_rate:
+            row, row_spans, row_families, context = _pair_row(encoder, draw, rng, mix, is_restated=False)
+        elif point < mix.copy_rate + mix.pair_rate + mix.restate_rate:
+            row, row_spans, row_families, context = _pair_row(encoder, draw, rng, mix, is_restated=True)
+        else:
+            row, row_spans, row_families, context = _question_row(encoder, draw, mix, num_chunks, chunk_sentences)
+        if rows and max(longest, len(row)) * (len(rows) + 1) > batch_tokens:
+            break
+        longest = max(longest, len(row))
+        rows.append(row)
+        spans.append(row_spans)
+        families.append(row_families)
+        context_lengths.append(context)
+    ids_BT = np.full((len(rows), longest), encoder.pad, dtype=np.int64)
+    answer_BT = np.zeros((len(rows), longest), dtype=np.float32)
+    text_BT = np.zeros((len(rows), longest), dtype=np.float32)
+    for i, row in enumerate(rows):
+        ids_BT[i, : len(row)] = row
+        for start, end in spans[i]:
+            answer_BT[i, start:end] = 1.0
+        if context_lengths[i] > 1:
+            text_BT[i, : context_lengths[i] - 1] = rng.random(context_lengths[i] - 1) < text_rate
+    return Batch(ids_BT, answer_BT, text_BT, families, spans)
+
+
+_Row = tuple[list[int], list[tuple[int, int]], list[str], int]
+
+
+def _copy_row(encoder: Encoder, draw: Draw, rng: np.random.Generator, mix: Mix) -> _Row:
+    period = draw.integer(*mix.copy_period)
+    sequence = rng.choice(encoder.word_ids[: mix.num_words], period).tolist()
+    row = [encoder.bos, *(sequence * (mix.copy_tokens // period + 1))[: mix.copy_tokens]]
+    # The first token of the second copy cannot be told yet; from its second token on, everything can.
+    return row, [(period + 1, len(row) - 1)], ["copy"], 0
+
+
+def _pair_row(encoder: Encoder, draw: Draw, rng: np.random.Generator, mix: Mix, *, is_restated: bool) -> _Row:
+    count = draw.integer(mix.num_pairs[0], mix.num_pairs[1] + 1)
+    chosen = rng.choice(encoder.word_ids[: mix.num_words], 2 * count, replace=False).tolist()
+    row = [encoder.bos]
+    for first, second in zip(chosen[::2], chosen[1::2], strict=True):
+        row += [first, second, encoder.sep]
+    row_spans = []
+    for _ in range(max(mix.num_questions, count)):
+        i = draw.integer(0, count)
+        first, second = chosen[2 * i : 2 * i + 2]
+        if is_restated:
+            row += [first, second, encoder.sep]
+            row_spans.append((len(row) - 3, len(row) - 2))
+        else:
+            row += [encoder.question, first, encoder.answer, second, encoder.eos]
+            row_spans.append((len(row) - 3, len(row) - 1))
+    return row, row_spans, ["restated" if is_restated else "pairs"] * len(row_spans), 0
+
+
+def _question_row(encoder: Encoder, draw: Draw, mix: Mix, num_chunks: int, chunk_sentences: int) -> _Row:
+    asker = Asker(draw, "train")
+    while True:
+        chunks = _context(draw, mix, "train", num_chunks, chunk_sentences)
+        offered = {family: thunks for family, thunks in asker.all(read(chunks)).items() if thunks}
+        if any(mix.family_weights.get(family, 0.0) > 0.0 for family in offered):
+            break
+    row = [encoder.bos]
+    for chunk in chunks:
+        row += encoder.text(chunk_text(chunk))
+        row.append(encoder.sep)
+    context = len(row)
+    row_spans: list[tuple[int, int]] = []
+    row_families: list[str] = []
+    for _ in range(mix.num_questions):
+        question: Question = draw.one(offered[_weighted(draw, mix.family_weights, list(offered))])()
+        row += [encoder.question, *encoder.text(question.text), encoder.answer]
+        start = len(row) - 1
+        row += [*encoder.text(question.answer), encoder.eos]
+        row_spans.append((start, len(row) - 1))
+        row_families.append(question.family)
+    return row, row_spans, row_families, context
