@@ -95,7 +95,11 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
         except ResultsError as error:
             rows.append(ClaimRow(claim, "cannot be computed", setting=setting, note=str(error)))
             continue
-        verdict = judge(estimate, claim)
+        if estimate.has_interval or estimate.num_units > 1:
+            verdict, note = judge(estimate, claim), claim.reason or ""
+        else:
+            verdict = "not testable here"
+            note = f"one item gives no interval; run it with num_items=5 or more: `{command} num_items=5`"
         rows.append(
             ClaimRow(
                 claim,
@@ -105,7 +109,7 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
                 int(used["item"].nunique()),
                 compact_range(used["seed"].unique()),
                 "+".join(sorted(used["basis"].unique())),
-                "" if verdict == "holds" else claim.reason or "",
+                "" if verdict == "holds" else note,
                 results.records_of(used),
             )
         )

@@ -75,3 +75,155 @@ def ttft_items(seed: int, num_items: int = 20, methods: Iterable[str] = tuple(ST
                 Row("recomputed_share", 0.15, "1", "measured", method=method),
             ]
     return items
+
+
+def write_all_cacheblend(root: Path, scale: str = "cpu") -> None:
+    """One small run of every experiment of CacheBlend, with the metrics and factors that the real ones have."""
+    rng = np.random.default_rng(1)
+    families = ("coreference", "single_fact", "comparison")
+
+    def item_name(item: int) -> str:
+        return f"{item:04d}-{families[item % 3]}"
+
+    def measured(metric: str, value: float, method: str = "", unit: str = "1", **factors: Any) -> Row:
+        return Row(metric, value * rng.lognormal(0, 0.05), unit, "measured", method, factors)
+
+    def judged(method: str, kl: float, f1: float, **factors: Any) -> list[Row]:
+        return [
+            measured("kl_to_full", kl, method, "nat", **factors),
+            Row("f1", float(rng.random() < f1), "1", "measured", method, factors),
+        ]
+
+    def write(experiment: str, rows_of: Any, num_items: int = 6, **settings: Any) -> None:
+        items = {item_name(item): rows_of() for item in range(num_items)}
+        write_run(root, experiment, items, scale=scale, **settings)
+
+    ratios = (0.0, 0.05, 0.15, 0.5, 1.0)
+    typical = {"full_recompute": (1.4, 0.0, 0.97), "full_reuse": (0.1, 0.9, 0.4), "cacheblend": (0.35, 0.1, 0.9)}
+
+    def planes(methods: Mapping[str, tuple[float, float, float]]) -> list[Row]:
+        return [
+            row
+            for name, (ttft, kl, f1) in methods.items()
+            for row in (measured("ttft", ttft, name, "s"), *judged(name, kl, f1))
+        ]
+
+    write("ttft_vs_quality", lambda: planes(typical | {"prefix_caching": (1.2, 0.0, 0.97)}), 12)
+    write(
+        "mapreduce_baselines", lambda: planes(typical | {"map_reduce": (4.0, 2.0, 0.1), "map_rerank": (2.0, 1.5, 0.5)})
+    )
+    write(
+        "quality_vs_ratio",
+        lambda: (
+            [
+                row
+                for name in ("cacheblend", "random")
+                for ratio in ratios
+                for row in judged(
+                    name, 0.5 * (1 - ratio) ** (3 if name == "cacheblend" else 1), 0.5 + ratio / 2, ratio=ratio
+                )
+            ]
+            + judged("full_recompute", 0.0, 0.97)
+            + judged("full_reuse", 0.9, 0.4)
+        ),
+    )
+    write(
+        "selectors_at_equal_work",
+        lambda: [
+            row for n in ("cacheblend", "random") for s in (0.3, 0.45) for row in judged(n, 0.3 - s / 2, s, share=s)
+        ],
+    )
+    write(
+        "quality_vs_chunks",
+        lambda: [
+            row
+            for name in ("full_recompute", "full_reuse")
+            for chunks in (2, 6, 12)
+            for row in judged(name, 0.1 * chunks * (name == "full_reuse"), 0.9, num_chunks=chunks)
+        ],
+    )
+    write(
+        "mask_effect",
+        lambda: [
+            row
+            for mask in ("absolute", "bottom_right")
+            for ratio in (0.05, 0.5)
+            for row in judged("cacheblend", (1 - ratio) * (1 + (mask != "absolute")), 0.9, ratio=ratio, mask=mask)
+        ],
+    )
+    write(
+        "attention_deviation",
+        lambda: [
+            measured("attention_deviation", (1 - ratio) ** (4 if name == "cacheblend" else 1), name, ratio=ratio)
+            for name in ("cacheblend", "random")
+            for ratio in ratios
+        ],
+    )
+    write("rank_correlation", lambda: [measured("rank_correlation", 0.8, layer=layer) for layer in range(1, 7)])
+    write(
+        "kv_deviation",
+        lambda: (
+            [
+                measured("kv_deviation", 4 * share**6, layer=layer, token_share=share)
+                for layer in range(1, 12)
+                for share in (0.0, 0.5, 0.9, 1.0)
+            ]
+            + [measured("top_share", 0.6, layer=layer) for layer in range(1, 12)]
+        ),
+    )
+    write(
+        "deviation_by_offset",
+        lambda: [
+            measured("kv_deviation", 1 + (2 if sink else 3) / (1 + offset), offset_tokens=offset, sink=sink)
+            for sink in (True, False)
+            for offset in range(12)
+        ],
+    )
+    write(
+        "attention_map",
+        lambda: (
+            [
+                measured("attention", 1 / (1 + i - j), variant=variant, query_bin=i, key_bin=j)
+                for variant in ("full_recompute", "full_reuse", "cacheblend")
+                for i in range(8)
+                for j in range(i + 1)
+                if variant != "full_reuse" or i // 4 == j // 4
+            ]
+            + [
+                Row("cross_chunk_mass", mass, "1", "measured", factors={"variant": variant})
+                for variant, mass in (("full_recompute", 0.5), ("full_reuse", 0.0), ("cacheblend", 0.3))
+            ]
+        ),
+        3,
+    )
+    long = {"workload": "random_tokens", "model": {"name": "random_8x1024"}}
+
+    def speed() -> list[Row]:
+        rows = [measured("ttft", 8.0, "full_recompute", "s"), measured("ttft", 0.4, "full_reuse", "s")]
+        rows.append(measured("speedup", 20.0, "full_reuse"))
+        for ratio in (0.05, 0.15, 0.5):
+            factors = {"ratio": ratio}
+            rows.append(measured("ttft", 2 + 7 * ratio, "cacheblend", "s", **factors))
+            rows.append(measured("speedup", 8 / (2 + 7 * ratio), "cacheblend", **factors))
+            rows.append(Row("speedup_bound", 8 / (1.5 + 7 * ratio), "1", "modelled", "cacheblend", factors))
+            rows.append(Row("speedup_formula", 8 / (1 + 7 * ratio), "1", "modelled", "cacheblend", factors))
+        return rows
+
+    write("speed_vs_ratio", speed, 5, **long)
+    points = [("chunks", count, 600) for count in (3, 6, 9)] + [("length", 6, tokens) for tokens in (300, 600, 900)]
+    write_run(
+        root,
+        "sensitivity",
+        {
+            f"{panel}-{count:02d}x{tokens:04d}-{item:04d}": [
+                measured(
+                    "ttft", base * count * tokens / 1000, name, "s", panel=panel, num_chunks=count, chunk_tokens=tokens
+                )
+                for name, base in (("full_recompute", 1.0), ("cacheblend", 0.3))
+            ]
+            for panel, count, tokens in points
+            for item in range(5)
+        },
+        scale=scale,
+        **long | {"workload": ""},
+    )

@@ -414,6 +414,14 @@ def test_the_table_states_everything(tmp_path):
     assert count_verdicts([]) == "no claims"
 
 
+def test_one_item_decides_nothing(tmp_path):
+    write_run(tmp_path, "ttft_vs_quality", ttft_items(0, num_items=1))
+    (row,) = evaluate(TTFT + "  reason: too small\n", tmp_path)
+    assert row.verdict == "not testable here"
+    assert "experiment=ttft_vs_quality num_items=5`" in row.note
+    assert "(no interval)" in format_estimate(row)
+
+
 def test_few_items_are_marked(tmp_path):
     write_run(tmp_path, "ttft_vs_quality", ttft_items(0, num_items=4))
     assert "| 4 items, seeds 0; too few: the interval is too narrow |" in table_of(tmp_path)
