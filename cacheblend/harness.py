@@ -48,6 +48,9 @@ def engine_for(run: Run, store: KVStore | None = None, **options: Any) -> Engine
 def encode(item: QAItem | Request, engine: Engine, chunk_tokens: int | None = None) -> Request:
     """A text item as token ids, every piece tokenised alone; a `Request` is passed on.
 
+    Args:
+        chunk_tokens: cut chunks to at most so many tokens; None leaves them.
+
     Raises:
         ConfigError: text for a model without a tokenizer.
     """
@@ -94,10 +97,12 @@ def requests_of(run: Run, engine: Engine, workload: Any = None) -> list[tuple[st
         items = workload.items_from(run.data, rng, run.num_items)
     else:
         items = workload.items(rng, run.num_items)
-    chunk_tokens = getattr(workload, "chunk_tokens", None) if hasattr(workload, "items_from") else None
     pairs = []
     for index, item in enumerate(items):
-        request = encode(item, engine, chunk_tokens)
+        if hasattr(workload, "to_request"):
+            request = workload.to_request(item, engine)
+        else:
+            request = encode(item, engine)
         pairs.append((f"{index:04d}-{request.family}" if request.family else f"{index:04d}", request))
     return pairs
 
@@ -218,7 +223,7 @@ class Judge:
     def __init__(self, engine: Engine, request: Request) -> None:
         self._engine, self._request = engine, request
         truth = engine.truth(request)
-        budget = min(KL_TOKENS, request.max_answer_tokens) if request.answers else 1
+        budget = min(KL_TOKENS, request.max_answer_tokens)
         ids = engine.decode(truth, budget).ids
         end = (engine.eos,) if engine.eos is not None and len(ids) < budget else ()
         self._path = (*ids, *end) or (int(truth.logits_V.argmax()),)

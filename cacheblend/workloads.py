@@ -71,6 +71,79 @@ class MultiChunkQA:
 
         yield from sample_items(load_items(DataSpec.from_settings(data)), n, rng)
 
+    def to_request(self, item: QAItem, engine: Any) -> Request:
+        """The question and its chunks as token ids."""
+        from cacheblend.harness import encode
+
+        return encode(item, engine, self.chunk_tokens)
+
+
+@WORKLOADS.add("continuation")
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """Running text, cut into chunks of equal length; what follows them takes the place of the question.
+
+    There are no answers: methods are compared by how far their continuation of the text is from that of full prefill. Any text
+    will do that the model was trained for: data=bundled takes the generator's documents, data=local_books and others real text.
+
+    Attributes:
+        num_chunks, chunk_tokens, question_tokens: lengths in tokens. A text that is too short is refused.
+    """
+
+    num_chunks: int = 6
+    chunk_tokens: int = 36
+    question_tokens: int = 24
+
+    def __post_init__(self) -> None:
+        if min(self.num_chunks, self.chunk_tokens, self.question_tokens) < 1:
+            raise ConfigError("num_chunks, chunk_tokens and question_tokens must be at least 1.")
+
+    @property
+    def _num_tokens(self) -> int:
+        return self.num_chunks * self.chunk_tokens + self.question_tokens
+
+    def items(self, rng: np.random.Generator, n: int) -> Iterator[QAItem]:
+        """n generated texts, long enough for any tokenizer that makes a token of a word or less."""
+        from common.data.synthetic import generate
+
+        seed = int(rng.integers(2**31))
+        sentences = (
+            -(-self._num_tokens // 20) + 2
+        )  # a sentence has at least four words; a chunk here has five sentences
+        yield from generate("single_fact", "test", seed, n, num_chunks=sentences)
+
+    def items_from(self, data: Mapping[str, Any], rng: np.random.Generator, n: int) -> Iterator[QAItem]:
+        """n texts of the source that a run's `data` settings name."""
+        if data.get("source", "generated") == "generated":
+            yield from self.items(rng, n)
+            return
+        from common.data.sources import DataSpec, load_items, sample_items
+
+        yield from sample_items(load_items(DataSpec.from_settings(data)), n, rng)
+
+    def to_request(self, item: QAItem, engine: Any) -> Request:
+        """The first tokens of the text, cut.
+
+        Raises:
+            ConfigError: the text is too short, or the model cannot read text.
+        """
+        if engine.tokenizer is None:
+            raise ConfigError(f"model {engine.loaded.spec.name!r} has no tokenizer; use workload=random_tokens.")
+        ids = engine.tokenizer.encode("\n\n".join(item.chunks), add_special_tokens=False)
+        if len(ids) < self._num_tokens:
+            raise ConfigError(
+                f"text {item.item_id!r} has {len(ids)} tokens, {self._num_tokens} are needed; "
+                "use shorter chunks (workload_args.chunk_tokens) or longer texts."
+            )
+        cuts = range(0, self.num_chunks * self.chunk_tokens, self.chunk_tokens)
+        question = ids[self.num_chunks * self.chunk_tokens : self._num_tokens]
+        return Request(
+            tuple(tuple(ids[start : start + self.chunk_tokens]) for start in cuts),
+            tuple(question),
+            item_id=item.item_id,
+            family="continuation",
+        )
+
 
 @WORKLOADS.add("random_tokens")
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -232,6 +233,21 @@ def test_encoding_tokenises_every_piece_alone(reader) -> None:
     assert engine.ids(both) == (*engine.bos, *both.chunks[0], *both.chunks[1], *both.question)
     cut = encode(item, engine, chunk_tokens=4)
     assert max(map(len, cut.chunks)) <= 4
+
+
+def test_running_text_is_cut_into_equal_chunks(reader, run_of) -> None:
+    engine = Engine(reader)
+    workload = WORKLOADS.create("continuation", num_chunks=3, chunk_tokens=10, question_tokens=4)
+    (item,) = workload.items(np.random.default_rng(0), 1)
+    request = workload.to_request(item, engine)
+    assert [len(chunk) for chunk in request.chunks] == [10, 10, 10]
+    assert len(request.question) == 4
+    ids = engine.tokenizer.encode("\n\n".join(item.chunks), add_special_tokens=False)
+    assert engine.ids(request)[len(engine.bos) :] == tuple(ids[:34])
+    with pytest.raises(ConfigError, match="tokens, 34 are needed"):
+        workload.to_request(dataclasses.replace(item, chunks=("Too short.",)), engine)
+    rows = run_of("ttft_vs_quality", ["full_recompute", "full_reuse"], workload="continuation", repeats=1, warmup=0)
+    assert {row.metric for row in rows} == {"ttft", "recomputed_share", "kl_to_full"}
 
 
 def test_text_needs_a_tokenizer(models) -> None:
