@@ -117,7 +117,7 @@ def _compiled(
 
 
 @njit(nogil=True, cache=True)
-def _direct(q_Cn, offset, step_T, added_C, has_means, out_HTD):  # type: ignore[no-untyped-def]
+def _direct(q_Cn, offset, step_T, added_C, has_means, out_HTD):
     num_heads, num_tokens, head_dim = out_HTD.shape
     for head in range(num_heads):
         # A few tokens at a time: the reads run along channels' rows and stay in the cache until the writes have used them.
@@ -134,7 +134,7 @@ def _direct(q_Cn, offset, step_T, added_C, has_means, out_HTD):  # type: ignore[
 
 
 @njit(nogil=True, cache=True)
-def _anchored(  # type: ignore[no-untyped-def]
+def _anchored(
     anchor_CA,
     anchor_offset,
     anchor_step_A,
