@@ -45,7 +45,11 @@ class PipelineTimes:
 
 
 def pipeline_times(
-    load_s: Sequence[float], compute_s: Sequence[float], head_s: float = 0.0, depth: int | None = None
+    load_s: Sequence[float],
+    compute_s: Sequence[float],
+    head_s: float = 0.0,
+    depth: int | None = None,
+    setup_s: float = 0.0,
 ) -> PipelineTimes:
     """The pipeline's recurrence.
 
@@ -58,6 +62,7 @@ def pipeline_times(
         head_s: time from the last layer to the first token.
         depth: loaded layers that may wait to be taken, the one being loaded included; None: any number. 0: no pipeline, each
             layer is loaded when it is needed.
+        setup_s: time before the first layer is computed, during which loading may go on.
 
     Raises:
         ConfigError: not one time per layer, or a negative depth.
@@ -66,7 +71,7 @@ def pipeline_times(
         raise ConfigError(
             f"{len(load_s)} loading and {len(compute_s)} computing times with depth {depth} do not fit together."
         )
-    loader_free_s = computer_free_s = 0.0
+    loader_free_s, computer_free_s = 0.0, setup_s
     load_end, compute_start, compute_end = [], [], []
     taken_s: list[float] = []  # of the layers that are loaded at all
     for this_load_s, this_compute_s in zip(load_s, compute_s, strict=True):
@@ -96,8 +101,8 @@ class Span:
 
     Attributes:
         lane: "loader" or "compute".
-        phase: "read" of the loader. Of the compute thread: "open" (finding the request's chunks in the store), "wait", "load"
-            (taking the loaded KV, waiting not included), "shift", "select", "recompute", "head".
+        phase: "read" of the loader. Of the compute thread: "open" (finding the request's chunks in the store), "setup", "wait",
+            "load" (taking the loaded KV, waiting not included), "shift", "select", "recompute", "head".
         layer: which layer.
         begin_s, end_s: since the request's start.
     """
@@ -167,17 +172,41 @@ class Timeline:
                 totals[span.phase] = totals.get(span.phase, 0.0) + span.duration_s
         return totals
 
-    def layer_times(self, num_layers: int) -> tuple[list[float], list[float], float]:
-        """Loading and computing seconds of each layer, and those of the head; what `pipeline_times` takes."""
-        load, compute, head_s = [0.0] * num_layers, [0.0] * num_layers, 0.0
-        for span in self.spans:
-            if span.phase == "head":
-                head_s += span.duration_s
-            elif span.lane == "loader":
+    def layer_times(self, num_layers: int) -> "LayerTimes":
+        """What each layer took, waiting left out. Without a loader thread the loads are those of the compute thread."""
+        load, compute = [0.0] * num_layers, [0.0] * num_layers
+        totals = {"open": 0.0, "setup": 0.0, "head": 0.0}
+        has_loader = any(span.lane == "loader" for span in self._spans)
+        for span in self._spans:
+            if span.phase in totals:
+                totals[span.phase] += span.duration_s
+            elif span.lane == "loader" or (span.phase == "load" and not has_loader):
                 load[span.layer] += span.duration_s
-            elif span.phase not in ("open", "wait"):
+            elif span.phase != "wait":
                 compute[span.layer] += span.duration_s
-        return load, compute, head_s
+        return LayerTimes(tuple(load), tuple(compute), totals["open"], totals["setup"], totals["head"])
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerTimes:
+    """Measured times of one request, in seconds.
+
+    Attributes:
+        load_s, compute_s: of each layer.
+        open_s: finding the chunks in the store, before anything is loaded.
+        setup_s: from there to the first layer, on the compute thread.
+        head_s: from the last layer to the first token.
+    """
+
+    load_s: tuple[float, ...]
+    compute_s: tuple[float, ...]
+    open_s: float
+    setup_s: float
+    head_s: float
+
+    def predicted_ttft_s(self, depth: int | None) -> float:
+        """What the recurrence says for these times."""
+        return self.open_s + pipeline_times(self.load_s, self.compute_s, self.head_s, depth, self.setup_s).ttft_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,6 +427,8 @@ class PipelinedEngine(Engine):
     def blend_pieces(self, request: Request, reused: ReusedKV, plan: BlendPlan, missed_chunks: int = 0) -> Blended:
         """See `Engine.blend_pieces`. An entry that turns out to be damaged is computed anew and the request starts again."""
         while True:
+            if self.timeline is not None:
+                self.timeline.on_phase("setup", 0)
             try:
                 with self._reader(reused, plan) as reader:
                     blended = super().blend_pieces(request, reader, plan, missed_chunks)

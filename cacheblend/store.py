@@ -450,6 +450,15 @@ class DiskTier:
             self._path(key.digest).unlink(missing_ok=True)
             self._uses.pop(key.digest, None)
 
+    def drop_page_cache(self) -> None:
+        """Ask the kernel to forget the files' contents, so that the next reads come from the device. Does nothing where that
+        cannot be asked for."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for digest in self.digests():
+            with contextlib.suppress(FileNotFoundError), open(self._path(digest), "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
     def facts(self) -> Iterator[dict[str, Any]]:
         """The headers of all entries that can be read: format, model, tokenizer, opening, tokens, shape, dtype, ..."""
         for digest, _, _ in self._scan():
@@ -630,6 +639,8 @@ class TieredStore:
             damage is a miss at once.
         promote_after: copy an entry into memory when it is found on disk for the n-th time; 0: never. With `reads_layers` that
             happens when its handle is closed, after the request.
+        defers_writes: new chunks are written to disk by `flush`, not while a request waits. Until then they are held in memory
+            beyond the memory tier's limit.
 
     Raises:
         ConfigError: no tier, or a negative `promote_after`.
@@ -642,6 +653,7 @@ class TieredStore:
         *,
         reads_layers: bool = False,
         promote_after: int = 1,
+        defers_writes: bool = False,
     ) -> None:
         if memory is None and disk is None:
             raise ConfigError("a store needs a memory tier, a disk tier, or both.")
@@ -650,6 +662,8 @@ class TieredStore:
         self.memory, self.disk = memory, disk
         self.reads_layers = reads_layers
         self.promote_after = promote_after
+        self.defers_writes = defers_writes
+        self._unwritten: dict[ChunkKey, KVCache] = {}
         self.counts = Counts()
         self._disk_uses: collections.Counter[str] = collections.Counter()
 
@@ -659,6 +673,9 @@ class TieredStore:
         if found is not None:
             self.counts.memory_hits += 1
             return found
+        if key in self._unwritten:
+            self.counts.memory_hits += 1
+            return InMemory(self._unwritten[key])
         handle = self.disk.open(key) if self.disk is not None else None
         if handle is None:
             self.counts.misses += 1
@@ -690,14 +707,25 @@ class TieredStore:
             ConfigError: see `DiskTier.put`.
         """
         kept = False
-        if self.disk is not None:
+        if self.disk is not None and self.defers_writes:
+            self._unwritten[key] = kv.clone()
+            kept = True
+        elif self.disk is not None:
             kept |= self.disk.put(key, kv)
         if self.memory is not None:
             kept |= self.memory.put(key, kv)
         self.counts.refused += not kept
 
+    def flush(self) -> None:
+        """Write to disk what `put` has deferred."""
+        while self._unwritten:
+            key = next(iter(self._unwritten))
+            assert self.disk is not None
+            self.counts.refused += not self.disk.put(key, self._unwritten.pop(key))
+
     def discard(self, key: ChunkKey) -> None:
         """Remove a chunk from both tiers."""
+        self._unwritten.pop(key, None)
         for tier in (self.memory, self.disk):
             if tier is not None:
                 tier.discard(key)

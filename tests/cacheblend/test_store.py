@@ -526,6 +526,28 @@ def test_layerwise_handles_promote_when_closed_and_only_then(tmp_path):
     assert key_of(2) not in store.memory
 
 
+def test_deferred_writes_are_found_at_once_and_on_disk_after_the_flush(tmp_path):
+    store = TieredStore(disk=DiskTier(tmp_path), defers_writes=True)
+    kv = kv_of(1)
+    store.put(key_of(1), kv)
+    store.put(key_of(2), kv_of(2))
+    kv.keys_LHTD.fill_(9)
+    assert len(store.disk) == 0
+    assert torch.equal(read_back(store.open(key_of(1)))[0], kv_of(1).keys_LHTD)
+    store.discard(key_of(2))
+    store.flush()
+    assert store.disk.digests() == [key_of(1).digest]
+    assert torch.equal(read_back(store.open(key_of(1)))[0], kv_of(1).keys_LHTD)
+    assert (store.counts.memory_hits, store.counts.disk_hits, store.counts.refused) == (1, 1, 0)
+
+
+def test_dropping_the_page_cache_changes_nothing_that_is_read(tmp_path):
+    tier = DiskTier(tmp_path)
+    tier.put(key_of(1), kv_of(1))
+    tier.drop_page_cache()
+    assert torch.equal(read_back(tier.open(key_of(1)))[0], kv_of(1).keys_LHTD)
+
+
 def test_why_missing_names_the_reason(tmp_path):
     store = TieredStore(disk=DiskTier(tmp_path))
     assert "run precompute" in store.why_missing(key_of(1))
