@@ -43,6 +43,7 @@ class Unlimited:
         pass
 
 
+# DEVIATION chatterbox-5: the paper says nothing known to us about congestion; `none` is its scheme, this is the fix.
 @dataclasses.dataclass
 class DeliveryBudget:
     """`congestion=budget`: what may be sent without feedback is bounded by what was last delivered.

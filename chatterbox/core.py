@@ -110,7 +110,8 @@ class Sender:
         self._wants_to_send = False  # something has happened that the next packet should tell
         self._deadline_s: float | None = None
         self._last_burst_s = -1.0
-        self._crowded_packet: int | None = None  # first packet of the last burst, if not all that was owed fitted in
+        # First packet of the last burst, if that could not hold all that was owed.
+        self._crowded_packet: int | None = None
         self._progress_s: float | None = None  # when the peer last acknowledged something new
         self._packet = 0
         self._sent_s: collections.OrderedDict[int, float] = collections.OrderedDict()
@@ -160,7 +161,7 @@ class Sender:
         """The earliest time at which a burst may leave."""
         allowed_s = self._budget.allowed_at(now)
         if self._crowded_packet is not None:
-            # Much the same tokens again. Without this, a server that hands over a long answer at once would send a burst per token.
+            # Much the same tokens again: a server that hands over a long answer at once must not cause a burst per token.
             allowed_s = max(allowed_s, self._last_burst_s + REPEAT_INTERVAL_S)
         return allowed_s
 
@@ -175,6 +176,11 @@ class Sender:
         if self._wants_to_send:
             times.append(self._allowed_at(0.0))
         return min(times)
+
+    def probe(self) -> bytes:
+        """An empty packet that shows the peer that we are there; the peer acknowledges it."""
+        self._packet += 1
+        return encode_data(Data(self.stream, self.base, self.base, self._packet, (), is_probe=True))
 
     def packets(self, now: float) -> list[bytes]:
         """The datagrams to send now, possibly none."""
@@ -406,10 +412,14 @@ class Receiver:
         """The ACK to send now, if any."""
         if self._ack_at_s is None or now < self._ack_at_s:
             return []
-        assert self.stream is not None
         self._ack_at_s = None
         self._unacknowledged = 0
-        ack = encode_ack(Ack(self.stream, self.next, self._echo, self._rx_bytes, self.is_complete))
+        ack = self.acknowledgement()
         self.acks_sent += 1
         self.bytes_sent += len(ack)
         return [ack]
+
+    def acknowledgement(self) -> bytes:
+        """An ACK of what is there now; sending one too many does no harm."""
+        assert self.stream is not None, "no packet has arrived yet"
+        return encode_ack(Ack(self.stream, self.next, self._echo, self._rx_bytes, self.is_complete))

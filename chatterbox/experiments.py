@@ -277,8 +277,7 @@ class PacketCap:
         for index, scenario in run.todo(enumerate(run.workload.items(run.rng("workload"), run.num_items))):
             rows: list[Row] = []
             for factors, method in variants:
-                args = dataclasses.asdict(method)
-                rows += rows_of(play(scenario, method), "chatterbox", factors, method_args=args)
+                rows += rows_of(play(scenario, method), "chatterbox", factors)
             yield ItemRows(index, rows)
 
 

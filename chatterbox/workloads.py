@@ -89,6 +89,7 @@ class _Generated:
             yield Scenario(answer, self._link(seed, phase))
 
 
+# DEVIATION chatterbox-4: the networks are ours; those of the paper are not known to us.
 @WORKLOADS.add("bursty")
 @dataclasses.dataclass(frozen=True)
 class Bursty(_Generated):
