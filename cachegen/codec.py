@@ -14,8 +14,9 @@ Shape legend: L layers, H kv heads, D head dim, C channels (head-major), T token
 
 import dataclasses
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from cachegen.profile import BlockSpec, Kind, Profile, Quantised, quantise
 from common.entropy import MAX_PRECISION, Tables, decode, encode, lane_layout
 from common.errors import ConfigError, CorruptBitstream
 from common.kv import KVCache
+
+T = TypeVar("T")
 
 _OUTLIER = struct.Struct("<HIi")
 _PRECISION_OF_SHIPPED_TABLES = MAX_PRECISION
@@ -86,7 +89,7 @@ class Codec:
             return self._code(quantised, index, layer, which, kv.dtype)
 
         pairs = [(layer, which) for layer in range(profile.num_layers) for which in (0, 1)]
-        blocks = list(self._map(one_block, pairs))
+        blocks = self._map(one_block, pairs)
         outliers = b"".join(block.outliers for block in blocks)
         payloads = [payload for block in blocks for payload in block.payloads]
         positions, flags = _pack_positions(kv.positions_T)
@@ -169,8 +172,7 @@ class Codec:
             targets[which][layer].copy_(self._values(header, plan, symbols, positions_T, layer, which))
 
         pairs = [(layer, which) for layer in range(profile.num_layers) for which in (0, 1)]
-        for _ in self._map(one_block, pairs):
-            pass
+        self._map(one_block, pairs)
         return KVCache(keys_LHTD, values_LHTD, positions_T, bool(header.flags & bitstream.IS_ROTATED))
 
     def decode_integers(self, data: bytes | memoryview) -> dict[tuple[int, int, Kind], NDArray[np.int32]]:
@@ -330,12 +332,17 @@ class Codec:
             x_HTD = profile.rotation.apply(x_HTD, positions_T)
         return x_HTD
 
-    def _map(self, function: Callable, pairs: Iterable[tuple[int, int]]) -> Iterable:
+    def _map(self, function: Callable[[tuple[int, int]], T], pairs: Sequence[tuple[int, int]]) -> list[T]:
         if self.threads <= 1:
-            yield from map(function, pairs)
-            return
+            return [function(pair) for pair in pairs]
+
+        def share(number: int) -> list[T]:
+            return [function(pair) for pair in pairs[number :: self.threads]]
+
+        # One task per thread, not per block: a block takes less time than handing it over.
         with ThreadPoolExecutor(self.threads) as pool:
-            yield from pool.map(function, pairs)
+            shares = list(pool.map(share, range(self.threads)))
+        return [shares[index % self.threads][index // self.threads] for index in range(len(pairs))]
 
 
 @dataclasses.dataclass(frozen=True)

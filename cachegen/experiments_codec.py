@@ -311,7 +311,8 @@ class SyntheticCorrelation:
     offset: float = 2.0
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per draw: bits_per_element of real bytes; factors `correlation`, `group_tokens`, `coding`, `tables` (channel, model)."""
+        """Per draw: bits_per_element of real bytes; factors `correlation`, `group_tokens`, `coding`,
+        `tables` (channel, model)."""
         for key, _ in run.todo([(f"{index:03d}", None) for index in range(run.num_items)]):
             rows = []
             for rho in self.correlations:

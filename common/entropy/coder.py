@@ -1,7 +1,7 @@
 """The byte format, and the choice of a backend.
 
 A block holds R rows of N symbols each; row r is coded with table `table_of_row_R[r]`. Consecutive rows share a *lane*, an
-independent rANS stream, so that each lane holds about 4096 symbols: lanes decode in parallel and their overhead stays small.
+independent rANS stream, so that each lane holds 512 to 4096 symbols: lanes decode in parallel and their overhead stays small.
 
     u16 words[lanes]       how many 16-bit words each lane takes
     u16 stream[...]        the lanes' words, one lane after another; everything little-endian
@@ -26,7 +26,7 @@ from common.entropy.tables import Tables
 from common.errors import ConfigError, CorruptBitstream
 
 BACKENDS = ("numba", "numpy", "torch")
-_LANE_SYMBOLS = 4096
+_LANE_SYMBOLS, _LEAST_LANE_SYMBOLS = 4096, 512
 MAX_ROW_SYMBOLS = 65536
 """At 12 bits a symbol a lane of one row then takes at most 49154 words, which its u16 length holds."""
 
@@ -35,7 +35,9 @@ def lane_layout(num_rows: int, num_symbols: int) -> tuple[int, int]:
     """Rows per lane and number of lanes of a block; part of the byte format."""
     if num_rows == 0 or num_symbols == 0:
         return 1, 0
-    rows_per_lane = max(1, min(num_rows, _LANE_SYMBOLS // num_symbols))
+    # Eight lanes where that leaves each enough symbols to carry its six bytes: fewer would leave the decoder waiting for itself.
+    wanted = min(_LANE_SYMBOLS // num_symbols, num_rows // 8)
+    rows_per_lane = max(1, min(num_rows, max(wanted, -(-_LEAST_LANE_SYMBOLS // num_symbols))))
     return rows_per_lane, -(-num_rows // rows_per_lane)
 
 
