@@ -610,3 +610,58 @@ def bursty_link(seed: int, rtt_s: float = 0.1, mean_good_s: float = 2.0, mean_ba
     """The network of the base condition, for demonstrations and real sockets."""
     direction = Direction(ConstantRate(10e6), rtt_s / 2, loss=GilbertElliott(mean_good_s, mean_bad_s))
     return LinkSpec(direction, direction, seed)
+
+
+@EXPERIMENTS.add("real_sockets")
+@dataclasses.dataclass(frozen=True)
+class RealSockets:
+    """The kernel's TCP, QUIC and Chatterbox over real sockets and one user-space link, in real time."""
+
+    transports: Sequence[str] = (
+        "tcp_kernel_cubic",
+        "quic_stream",
+        "duplication_spaced",
+        "chatterbox",
+        "chatterbox_quic",
+    )
+    num_tokens: int = 300
+    tokens_per_s: float = 30.0
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """See `Experiment`. An item is an answer over one realisation of the base network."""
+        from chatterbox.real_runs import play_real
+        from chatterbox.workloads import make_answer
+
+        for index, _ in run.todo((index, None) for index in range(run.num_items)):
+            rng = run.rng("real_sockets", index)
+            answer = make_answer(rng, self.num_tokens, self.tokens_per_s)
+            scenario = Scenario(answer, bursty_link(int(rng.integers(2**31))))
+            rows: list[Row] = []
+            for name in self.transports:
+                rows += rows_of(play_real(scenario, name), name, basis="measured")
+            yield ItemRows(index, rows)
+
+
+@EXPERIMENTS.add("speed")
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """Simulated seconds per CPU second of each driver, for one whole answer at a time."""
+
+    network_names: Sequence[str] = ("loop", "ns3")
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """See `Experiment`."""
+        import time
+
+        for index, scenario in run.todo(enumerate(run.workload.items(run.rng("workload"), run.num_items))):
+            rows: list[Row] = []
+            for name, method in run.methods.items():
+                for kind in [method.network] if hasattr(method, "network") else self.network_names:
+                    play(scenario, method, kind)  # warm up: imports, and the bridge's build
+                    start_s = time.process_time()
+                    played = play(scenario, method, kind)
+                    used_s = time.process_time() - start_s
+                    simulated_s = float(np.max(played.rendered_s[np.isfinite(played.rendered_s)]))
+                    factors = {"driver": kind}
+                    rows.append(Row("simulated_s_per_cpu_s", simulated_s / used_s, "1", "measured", name, factors))
+            yield ItemRows(index, rows)

@@ -302,16 +302,59 @@ async def serve(
     return server
 
 
-class IncomingStream(asyncio.DatagramProtocol):
+class PieceReader:
+    """An async iterator of the pieces of one answer."""
+
+    def __init__(self) -> None:
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._error: str | None = None
+
+    def _take(self, pieces: list[bytes], is_complete: bool) -> None:
+        for piece in pieces:
+            self._pieces.put_nowait(piece)
+        if is_complete:
+            self._pieces.put_nowait(None)
+
+    def _break(self, reason: str) -> None:
+        if self._error is None:
+            self._error = reason
+            self._pieces.put_nowait(None)
+
+    def __aiter__(self) -> "PieceReader":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._pieces.get()
+        if piece is not None:
+            return piece
+        self._pieces.put_nowait(None)  # whoever asks again gets the same answer
+        if self._error is not None:
+            raise StreamBroken(f"the server is gone: {self._error}.")
+        raise StopAsyncIteration
+
+    async def text(self) -> AsyncIterator[str]:
+        """The pieces as text; a character that is split between pieces appears with its last byte.
+
+        Raises:
+            StreamBroken: the server is gone.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        async for piece in self:
+            if shown := decoder.decode(piece):
+                yield shown
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+
+class IncomingStream(PieceReader, asyncio.DatagramProtocol):
     """The client's side of one stream: an async iterator of pieces. Made by `connect`."""
 
     def __init__(self, request: bytes, silence_s: float) -> None:
+        super().__init__()
         self._request, self._silence_s = request, silence_s
         self._number = secrets.randbits(32)
         self._cookie = bytes(wire.COOKIE_BYTES)
         self._receiver = Receiver(self._number)
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._error: str | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._has_data = False
         self._loop = asyncio.get_running_loop()
@@ -370,43 +413,10 @@ class IncomingStream(asyncio.DatagramProtocol):
                 self._has_data, self._heard_s = True, now
                 for ack in self._receiver.packets(now):
                     self._send(ack)
-                for piece in pieces:
-                    self._pieces.put_nowait(piece)
-                if self._receiver.is_complete and not was_complete:
-                    self._pieces.put_nowait(None)
+                self._take(pieces, self._receiver.is_complete and not was_complete)
 
     def error_received(self, exc: Exception) -> None:
         """See `asyncio.DatagramProtocol`: nobody listens there. It may be starting, so only silence decides."""
-
-    def _break(self, reason: str) -> None:
-        if self._error is None:
-            self._error = reason
-            self._pieces.put_nowait(None)
-
-    def __aiter__(self) -> "IncomingStream":
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await self._pieces.get()
-        if piece is not None:
-            return piece
-        self._pieces.put_nowait(None)  # whoever asks again gets the same answer
-        if self._error is not None:
-            raise StreamBroken(f"the server is gone: {self._error}.")
-        raise StopAsyncIteration
-
-    async def text(self) -> AsyncIterator[str]:
-        """The pieces as text; a character that is split between pieces appears with its last byte.
-
-        Raises:
-            StreamBroken: the server is gone.
-        """
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        async for piece in self:
-            if shown := decoder.decode(piece):
-                yield shown
-        if rest := decoder.decode(b"", final=True):
-            yield rest
 
     async def close(self) -> None:
         """Leave; tells the server unless the answer is complete."""

@@ -1,0 +1,109 @@
+import asyncio
+import socket
+
+import numpy as np
+import pytest
+
+from chatterbox.__main__ import main
+from chatterbox.core import StreamBroken
+from chatterbox.demo import prepare, running_stall_ratio
+from common.errors import ConfigError
+
+pytest.importorskip("aioquic", reason="aioquic is not installed (extra `net`)")
+
+TEXT = "Grüße 👩‍🚀 an 世界, " * 10
+
+
+async def answer(request):
+    data = (TEXT + request.decode()).encode()
+    for i in range(0, len(data), 3):
+        yield data[i : i + 3]
+        await asyncio.sleep(0.001)
+
+
+def free_port():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def ask(port, request, **options):
+    from chatterbox.quic_transport import connect_quic
+
+    async with connect_quic("127.0.0.1", port, request, **options) as stream:
+        return "".join([text async for text in stream.text()])
+
+
+def test_answers_over_quic_datagrams_and_a_server_nobody_can_check():
+    from chatterbox.quic_transport import serve_quic
+
+    async def go():
+        port = free_port()
+        server = await serve_quic(answer, "127.0.0.1", port)
+        asked = [f"{i}".encode() for i in range(5)]
+        got = await asyncio.gather(*(ask(port, request, check_certificate=False) for request in asked))
+        assert got == [TEXT + request.decode() for request in asked]
+        with pytest.raises(StreamBroken, match="no QUIC connection"):
+            await ask(port, b"?")  # the certificate was made up: refused unless told otherwise
+        server.close()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+
+
+def test_quic_requests_and_certificates_are_checked(tmp_path):
+    from chatterbox.quic_transport import serve_quic
+
+    with pytest.raises(ConfigError, match="1 to 1000"):
+        asyncio.run(ask(1, b""))
+    with pytest.raises(ConfigError, match="belong together"):
+        asyncio.run(serve_quic(answer, "127.0.0.1", 0, certificate=tmp_path / "c.pem"))
+
+
+def test_serve_and_chat_from_the_command_line(capsys):
+    from chatterbox.__main__ import _answer_with
+    from chatterbox.transport import serve
+
+    async def go():
+        server = await serve(_answer_with("one two\nthree", 1000.0))
+        loop = asyncio.get_running_loop()
+        host, port = server.address
+        code = await loop.run_in_executor(None, main, ["chat", f"{host}:{port}", "hello"])
+        await server.close()
+        return code
+
+    assert asyncio.run(asyncio.wait_for(go(), 20)) == 0
+    assert capsys.readouterr().out == "one two\n three\n"
+
+
+def test_demo_prints_a_summary_without_a_terminal(capsys):
+    assert main(["demo", "--tokens", "90"]) == 0
+    out = capsys.readouterr().out
+    assert "Chatterbox" in out
+    assert "TCP" in out
+
+
+def test_bad_arguments_are_refused(capsys):
+    with pytest.raises(SystemExit, match="HOST:PORT"):
+        main(["chat", "nowhere"])
+    with pytest.raises(SystemExit):
+        main(["demo", "--rate", "0"])
+
+
+def test_panes_show_what_was_played():
+    answer, panes = prepare(60, 30.0, seed=5)
+    assert len(panes) == 3
+    for pane in panes:
+        assert len(pane.shown_s) == len(answer.tokens)
+        end = float(pane.shown_s.max())
+        assert running_stall_ratio(pane.shown_s, end) == pytest.approx(pane.stall_ratio)
+
+
+def test_the_running_ratio_counts_the_present_wait():
+    shown = np.array([0.0, 0.1, 1.1])
+    assert running_stall_ratio(shown, 0.1) == 0
+    assert running_stall_ratio(shown, 0.6) == pytest.approx(
+        0.3 / 0.6
+    )  # waiting since 0.1: 0.5 s, 0.3 beyond the threshold
+    assert running_stall_ratio(shown, 5.0) == pytest.approx(0.8 / 1.1)
+    assert running_stall_ratio(shown, -1.0) == 0
