@@ -165,7 +165,9 @@ class Workload(Protocol):
 
 METHODS: Registry[Any] = Registry("cacheblend method", ["cacheblend.methods"])
 WORKLOADS: Registry[Any] = Registry("cacheblend workload", ["cacheblend.workloads"])
-EXPERIMENTS: Registry[type[Experiment]] = Registry("cacheblend experiment", ["cacheblend.experiments"])
+EXPERIMENTS: Registry[type[Experiment]] = Registry(
+    "cacheblend experiment", ["cacheblend.experiments", "cacheblend.experiments_storage"]
+)
 SELECTORS: Registry[Any] = Registry("cacheblend selector", ["cacheblend.selection"])
 
 
