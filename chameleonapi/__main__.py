@@ -14,7 +14,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if every decision was understood, 1 if one was refused or none found, 2 on a usage error."""
     parser = argparse.ArgumentParser(prog="python -m chameleonapi", description="Customize ML APIs to applications.")
     commands = parser.add_subparsers(dest="command", required=True)
-    parse = commands.add_parser("parse", help="find the decisions that an application takes on ML API output; nothing of it is run")
+    parse = commands.add_parser(
+        "parse", help="find the decisions that an application takes on ML API output; nothing of it is run"
+    )
     parse.add_argument("app", type=Path, help="a Python file or a folder with Python files")
     parse.add_argument("--json", action="store_true", help="print JSON instead of words")
     parse.add_argument(

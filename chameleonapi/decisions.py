@@ -7,6 +7,7 @@ what it says (`chameleonapi.semantics` is the same, vectorised over a batch of s
 Source: ChameleonAPI, decision processes (True-or-False, Multi-Choice, Multi-Select) and matching orders.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,8 +52,8 @@ class TargetList:
     Attributes:
         id: position in the order in which the application tests its lists, from 0.
         labels: members of the API's vocabulary, in vocabulary order: the predicate of the source evaluated over it.
-        clauses: the list is matched if every clause has a member in the output. One clause, equal to `labels`, is the ordinary case;
-            several are a conjunction ("bottle and plastic").
+        clauses: the list is matched if every clause has a member in the output. One clause, equal to `labels`, is the
+            ordinary case; several are a conjunction ("bottle and plastic").
         unless: labels whose presence keeps the list from matching.
         threshold: what a member's score must reach in the application; None if every label of the output counts.
         label_thresholds: thresholds of single members that differ from `threshold`.
@@ -79,7 +80,7 @@ class TargetList:
 
     @property
     def combine(self) -> str:
-        """"all" for a conjunction, else "any"."""
+        """ "all" for a conjunction, else "any"."""
         return "all" if len(self.clauses) > 1 else "any"
 
     def threshold_of(self, label: str) -> Threshold | None:
@@ -160,7 +161,7 @@ class DecisionSummary:
     window: int | None = None
     none_outcome: str = ""
     variables: tuple[NumericVariable, ...] = ()
-    request: dict[str, Any] = field(default_factory=dict)
+    request: dict[str, Any] = dataclasses.field(default_factory=dict)
     scale: float = 1.0
     source: tuple[Span, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -239,7 +240,9 @@ class DecisionSummary:
                     "combine": one.combine,
                     "clauses": [list(c) for c in one.clauses] if one.combine == "all" else None,
                     "unless": list(one.unless),
-                    "threshold": None if one.threshold is None else {"op": one.threshold.op, "value": one.threshold.value},
+                    "threshold": None
+                    if one.threshold is None
+                    else {"op": one.threshold.op, "value": one.threshold.value},
                     "label_thresholds": {k: {"op": t.op, "value": t.value} for k, t in one.label_thresholds.items()},
                     "outcome": one.outcome,
                     "unknown_labels": list(one.unknown_labels),
@@ -325,7 +328,9 @@ class DecisionSummary:
                 reason=data.get("reason", ""),
             )
         except (KeyError, TypeError) as error:
-            raise ConfigError(f"this is not a decision summary: {error!r}. Write one with DecisionSummary.to_json.") from error
+            raise ConfigError(
+                f"this is not a decision summary: {error!r}. Write one with DecisionSummary.to_json."
+            ) from error
 
     def dumps(self) -> str:
         """The summary as a JSON text."""

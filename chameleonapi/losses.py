@@ -3,8 +3,8 @@
 The indicator "this error changes the decision" is replaced by a sigmoid of a score difference; thresholding and ranking become
 differences with the best score of a list (ChameleonAPI, loss function).
 
-Symbols: alpha is the paper's sharpness, beta the weight of a violated condition, delta the margin (`margin`), lambda the share taken off
-inputs without any list (`lam`), theta the API's score threshold, K its output limit (`top_k`).
+Symbols: alpha is the paper's sharpness, beta the weight of a violated condition, delta the margin (`margin`), lambda the
+share taken off inputs without any list (`lam`), theta the API's score threshold, K its output limit (`top_k`).
 """
 
 # Shape legend: N inputs, C labels of the vocabulary, L target lists.
@@ -57,10 +57,13 @@ def decision_loss(
     Raises:
         ConfigError: a parameter is out of range, shapes differ, or the kind of decision has no loss.
 
-    Source: ChameleonAPI, loss for each kind of decision. In the smooth-indicator form of the paper alpha = beta = 1 and margin = lam = 0.
+    Source: ChameleonAPI, loss for each kind of decision. In the smooth-indicator form of the paper alpha = beta = 1 and
+    margin = lam = 0.
     """
     if not alpha > 0 or not beta > 0 or not 0 <= lam < 1:
-        raise ConfigError(f"alpha={alpha}, beta={beta}, lam={lam} are not allowed. Use alpha > 0, beta > 0, 0 <= lam < 1.")
+        raise ConfigError(
+            f"alpha={alpha}, beta={beta}, lam={lam} are not allowed. Use alpha > 0, beta > 0, 0 <= lam < 1."
+        )
     if smooth_max is not None and not smooth_max > 0:
         raise ConfigError(f"smooth_max={smooth_max} is not a temperature. Use a value > 0, or None for the maximum.")
     if logits_NC.shape != labels_NC.shape or logits_NC.shape[-1] != app.num_labels:
@@ -71,8 +74,10 @@ def decision_loss(
     if logits_NC.shape[0] == 0:
         raise ConfigError("the batch is empty. Give at least one input.")
     if app.order == "api_last":
-        # DEVIATION chameleonapi-4: no loss for last-match-wins; its true order is not defined by labels without scores.
-        raise ConfigError("a multi_choice decision in api_last order has no loss. Train it as multi_select, and say so.")
+        # DEVIATION chameleonapi-3: no loss for last-match-wins; its true order is not defined by labels without scores.
+        raise ConfigError(
+            "a multi_choice decision in api_last order has no loss. Train it as multi_select, and say so."
+        )
     scores_NC = torch.sigmoid(logits_NC)
     tau_NL = effective_thresholds(app, scores_NC, theta, top_k)
     best_NL = list_scores(app, scores_NC, smooth_max)
@@ -96,7 +101,9 @@ def decision_loss(
     # below a threshold of its own cannot be matched: it counts up to tau_c only (without own thresholds that changes nothing).
     best_NcL, best_NLw = best_NL[:, :, None], best_NL[:, None, :]
     tau_NcL, tau_NLw = tau_NL[:, :, None], tau_NL[:, None, :]
-    rival_NLL = torch.where(best_NLw > tau_NLw, best_NLw.expand(-1, app.num_lists, -1), torch.minimum(best_NLw, tau_NcL))
+    rival_NLL = torch.where(
+        best_NLw > tau_NLw, best_NLw.expand(-1, app.num_lists, -1), torch.minimum(best_NLw, tau_NcL)
+    )
     rival_NLL = rival_NLL.masked_fill(present_NL[:, None, :], float("-inf"))
     shortfall_NL = (torch.maximum(tau_NcL, rival_NLL.amax(2, keepdim=True)) - best_NcL)[..., 0]
     # Any list that is present may win: the one nearest to it stands for all.
@@ -121,13 +128,27 @@ def interval_loss(
     (inferred): the paper's applications of this kind are decided by intervals of the sentiment score.
     """
     zero = torch.zeros_like(value_N)
-    below_N = torch.where(torch.isinf(low_N), zero, violation(torch.where(torch.isinf(low_N), zero, low_N) - value_N + margin, alpha, beta))
-    above_N = torch.where(torch.isinf(high_N), zero, violation(value_N - torch.where(torch.isinf(high_N), zero, high_N) + margin, alpha, beta))
+    below_N = torch.where(
+        torch.isinf(low_N),
+        zero,
+        violation(torch.where(torch.isinf(low_N), zero, low_N) - value_N + margin, alpha, beta),
+    )
+    above_N = torch.where(
+        torch.isinf(high_N),
+        zero,
+        violation(value_N - torch.where(torch.isinf(high_N), zero, high_N) + margin, alpha, beta),
+    )
     return (below_N + above_N).mean()
 
 
 def region_loss(
-    logits_RC: Tensor, members_C: Tensor, matched_R: Tensor, *, alpha: float = 2.0, beta: float = 1.0, theta: float = 0.5
+    logits_RC: Tensor,
+    members_C: Tensor,
+    matched_R: Tensor,
+    *,
+    alpha: float = 2.0,
+    beta: float = 1.0,
+    theta: float = 0.5,
 ) -> Tensor:
     """Mean loss of a detector's region proposals (R regions, C classes with the background): object detection applications.
 
@@ -152,8 +173,8 @@ def region_loss(
 def conventional_loss(logits_NC: Tensor, labels_NC: Tensor, negative_clip: float = 0.05) -> Tensor:
     """Binary cross entropy summed over labels and averaged over inputs, with easy negatives clipped.
 
-    The conventional loss of stage 1: the asymmetric loss with both focusing parameters 0, in which a negative whose score is below
-    `negative_clip` costs nothing. ChameleonAPI's "basic" model is trained with it alone.
+    The conventional loss of stage 1: the asymmetric loss with both focusing parameters 0, in which a negative whose score
+    is below `negative_clip` costs nothing. ChameleonAPI's "basic" model is trained with it alone.
     """
     scores_NC = torch.sigmoid(logits_NC)
     labels_NC = labels_NC.to(scores_NC)

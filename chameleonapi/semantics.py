@@ -59,7 +59,9 @@ class DecisionProcess:
             ConfigError: no list, a list without labels, an index out of range, or a kind or order that is not known.
         """
         if kind not in ("true_false", "multi_choice", "multi_select"):
-            raise ConfigError(f"decision kind {kind!r} has no target lists. Use true_false, multi_choice or multi_select.")
+            raise ConfigError(
+                f"decision kind {kind!r} has no target lists. Use true_false, multi_choice or multi_select."
+            )
         if kind == "multi_choice" and order not in ("api_first", "api_last", "app_choice"):
             raise ConfigError(f"matching order {order!r} is not known. Use api_first, api_last or app_choice.")
         if not lists or (kind == "true_false" and len(lists) != 1):
@@ -93,8 +95,10 @@ class DecisionProcess:
         kept = [one for one in summary.lists if any(label in place for label in one.labels)]
         for one in kept:
             if one.combine == "all" or one.unless:
-                # DEVIATION chameleonapi-5: conjunctions and suppressing labels are parsed and decided, not trained for.
-                raise ConfigError(f"list {one.id} ({one.predicate}) is a conjunction or has suppressing labels: it has no loss.")
+                # DEVIATION chameleonapi-4: conjunctions and suppressing labels are parsed and decided, not trained for.
+                raise ConfigError(
+                    f"list {one.id} ({one.predicate}) is a conjunction or has suppressing labels: it has no loss."
+                )
         if not kept:
             raise ConfigError("no list of this decision has a label of the vocabulary: there is nothing to customize.")
         indices = [[place[label] for label in one.labels if label in place] for one in kept]
@@ -118,7 +122,7 @@ def _limit(app: DecisionProcess, top_k: int | None) -> int | None:
 
 
 def output_mask(scores_NC: Tensor, theta: float, top_k: int | None) -> Tensor:
-    """Which labels the API outputs: score > theta (strictly) and among the top_k best; ties go to the lower index. (N, C) bool."""
+    """Which labels the API outputs: score above theta and among the top_k best; ties go to the lower index. (N, C) bool."""
     kept_NC = scores_NC > theta
     if top_k is None or top_k >= scores_NC.shape[1]:
         return kept_NC
@@ -171,7 +175,9 @@ def is_correct(app: DecisionProcess, taken_NL: Tensor, labels_NC: Tensor) -> Ten
     return (taken_NL == present_NL).all(1)
 
 
-def incorrect_decision_rate(app: DecisionProcess, scores_NC: Tensor, labels_NC: Tensor, theta: float = 0.5, top_k: int | None = None) -> float:
+def incorrect_decision_rate(
+    app: DecisionProcess, scores_NC: Tensor, labels_NC: Tensor, theta: float = 0.5, top_k: int | None = None
+) -> float:
     """IDR: the share of inputs with a wrong decision.
 
     Raises:
@@ -186,9 +192,10 @@ def incorrect_decision_rate(app: DecisionProcess, scores_NC: Tensor, labels_NC: 
 def effective_thresholds(app: DecisionProcess, scores_NC: Tensor, theta: float, top_k: int | None) -> Tensor:
     """tau: what the best label of each list must beat to have an effect, (N, L); a constant for the gradient.
 
-    max(theta, s_(K+1)), with a list's own threshold in place of theta (inferred). Members of one list with different thresholds: the
-    threshold of the member that is best relative to its own.
+    max(theta, s_(K+1)), with a list's own threshold in place of theta where it is higher (inferred). Members of one list with
+    different thresholds: the threshold of the member that is best relative to its own.
     """
+    # DEVIATION chameleonapi-2: the higher of theta and the list's threshold, as the API itself cuts its output at theta.
     scores_NC = scores_NC.detach()
     limit = _limit(app, top_k)
     floor_N1 = scores_NC.new_full((scores_NC.shape[0], 1), float("-inf"))

@@ -15,7 +15,6 @@ from chameleonapi.parser.values import (
     ApiDict,
     ClassValue,
     EnumMember,
-    ExceptionValue,
     FunctionValue,
     Instance,
     Opaque,
@@ -35,7 +34,23 @@ _MAX_TEXT = 400
 _MAX_ATOMS = 400
 
 # Calls that only show or record what happens; they decide nothing when something else does.
-DISPLAY_ROOTS = ("cv2.", "plt.", "matplotlib", "PIL.ImageDraw", "ImageDraw", "draw.", "logging", "logger", "log.", "tqdm", "pprint", "streamlit.", "rich.", "click.", "tabulate")
+DISPLAY_ROOTS = (
+    "cv2.",
+    "plt.",
+    "matplotlib",
+    "PIL.ImageDraw",
+    "ImageDraw",
+    "draw.",
+    "logging",
+    "logger",
+    "log.",
+    "tqdm",
+    "pprint",
+    "streamlit.",
+    "rich.",
+    "click.",
+    "tabulate",
+)
 
 
 class Atom(NamedTuple):
@@ -89,7 +104,11 @@ def _scalar(value: Any) -> tuple[str, str]:
     if isinstance(value, (FunctionValue, ClassValue)):
         return f"<{value.name}>", f"<{value.name}>"
     text = text_of(value)[:_MAX_TEXT]
-    return (text, text) if not is_tainted(value) else (collapse(pattern_of(value))[:_MAX_TEXT], _NUMBER.sub(NUMBER_MARK, text))
+    return (
+        (text, text)
+        if not is_tainted(value)
+        else (collapse(pattern_of(value))[:_MAX_TEXT], _NUMBER.sub(NUMBER_MARK, text))
+    )
 
 
 def _is_container(value: Any) -> bool:

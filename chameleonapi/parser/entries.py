@@ -17,7 +17,8 @@ class Entry:
         path: file of the application.
         name: "" for the module body, else a function, or Class.method.
         line: where it is defined.
-        rank: 0 for module bodies and functions that nothing else calls, 1 for the others.
+        rank: 0 for module bodies and functions that nothing mentions, 1 for those that only a module body mentions (it calls them
+            or registers them as handlers), 2 for those that other functions call.
     """
 
     path: str
@@ -67,9 +68,9 @@ def find_entries(app: Application) -> tuple[list[Entry], bool]:
             else:
                 rest.append(node)
                 if isinstance(node, (ast.If, ast.Try, ast.With)):
-                    for inner in ast.walk(node):
-                        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                            functions.setdefault((path, inner.name), (inner, *_references([*inner.body])))
+                    for deep in ast.walk(node):
+                        if isinstance(deep, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                            functions.setdefault((path, deep.name), (deep, *_references([*deep.body])))
         names, calls = _references(rest)
         bodies[path] = (names, calls, tree)
         for statement in tree.body:
@@ -107,18 +108,17 @@ def find_entries(app: Application) -> tuple[list[Entry], bool]:
     for key in reaching:
         names = functions[key][1]
         called |= {n for n in names if n != key[1].rsplit(".", 1)[-1]}
-    entries: list[Entry] = []
+    mentioned: set[str] = set()
+    ranked: list[Entry] = []
     for path, (names, calls, _) in bodies.items():
         if calls or names & reaching_names:
-            entries.append(Entry(path, "", 1, 0))
-            called |= names & reaching_names
-    roots: list[Entry] = []
-    inner_ones: list[Entry] = []
+            ranked.append(Entry(path, "", 1, 0))
+            mentioned |= names & reaching_names
     for key in functions:
         if key in reaching:
             short = key[1].rsplit(".", 1)[-1]
-            line = getattr(functions[key][0], "lineno", 1)
-            is_root = short not in called and not _is_dunder(short)
-            (roots if is_root else inner_ones).append(Entry(key[0], key[1], line, 0 if is_root else 1))
+            rank = 2 if short in called or _is_dunder(short) else 1 if short in mentioned else 0
+            ranked.append(Entry(key[0], key[1], getattr(functions[key][0], "lineno", 1), rank))
+    entries = sorted(ranked, key=lambda e: (e.rank, e.name != ""))
     seen_calls = bool(reaching) or any(calls for _, calls, _ in bodies.values())
-    return [*entries, *roots, *inner_ones], seen_calls
+    return entries, seen_calls

@@ -190,7 +190,13 @@ class Evaluator:
                     names = [node.module or ""]
                 for name in names:
                     self.imports_google |= name.startswith(("google", "googleapiclient", "apiclient"))
-                    self.imports_aws |= name.split(".")[0] in ("boto3", "botocore", "aiobotocore", "aioboto3", "chalicelib")
+                    self.imports_aws |= name.split(".")[0] in (
+                        "boto3",
+                        "botocore",
+                        "aiobotocore",
+                        "aioboto3",
+                        "chalicelib",
+                    )
         for path, tree in app.trees.items():
             for node in ast.walk(tree):
                 node._path = path  # type: ignore[attr-defined]  # so that a location can be told from a node alone
@@ -244,6 +250,16 @@ class Evaluator:
     def refuse(self, reason: str, node: ast.AST) -> Refusal:
         """A refusal located at `node`."""
         return Refusal(reason, getattr(node, "_path", ""), getattr(node, "lineno", 0))
+
+    def check_size(self, size: int, node: ast.AST) -> None:
+        """Refuse a value too large to hold."""
+        if size > _MAX_SEQUENCE:
+            raise self.refuse(f"budget: a value of size {size}", node)
+
+    def extend(self, target: list[Any], value: Any, node: ast.AST) -> None:
+        """target.extend(value), bounded."""
+        target.extend(list(self.iterate(value, node)))
+        self.check_size(len(target), node)
 
     def _step(self, node: ast.AST) -> None:
         self.run.steps += 1
@@ -311,7 +327,7 @@ class Evaluator:
     def _uncaught(self, value: ExceptionValue) -> None:
         self.run.raised = value
         if self.run.api_reached:
-            self.effect("raise", value.names[0], [a for a in value.args], {}, None)
+            self.effect("raise", value.names[0], list(value.args), {}, None)
 
     def run_function(self, function: FunctionValue, definition: ast.AST | None = None) -> None:
         """Evaluate a function as an entry point: parameters are its defaults, else opaque.
@@ -326,7 +342,7 @@ class Evaluator:
         if isinstance(definition, (ast.FunctionDef, ast.AsyncFunctionDef)) and definition is not function.node:
             spec = [*definition.args.posonlyargs, *definition.args.args][1 if skip_first else 0 :]
             args = [Opaque(arg.arg, is_parameter=True) for arg in spec]
-        before = {name: value for name, value in function.module.variables.items()}
+        before = dict(function.module.variables.items())
         try:
             if function.owner is not None and function.role == "class":
                 receiver = function.owner
@@ -345,9 +361,11 @@ class Evaluator:
                 if not isinstance(value, (Opaque, FunctionValue)):
                     self.final("attribute", name, value, ("", 0))
         for name, value in function.module.variables.items():
-            if name not in before or before[name] is not value:
-                self.final("global", name, value, ("", 0))
-            elif isinstance(value, (list, dict, set)) and id(value) in self.run.journal:
+            if (
+                name not in before
+                or before[name] is not value
+                or (isinstance(value, (list, dict, set)) and id(value) in self.run.journal)
+            ):
                 self.final("global", name, value, ("", 0))
         for arg in [*args, *kwargs.values()]:
             if isinstance(arg, (list, dict, set, Instance)):
@@ -395,7 +413,7 @@ class Evaluator:
                 if isinstance(method, FunctionValue):
                     return self.truth(self.call(BoundMethod(method, value), [], {}, node), node)
             return True
-        if isinstance(value, _PLAIN) or isinstance(value, deque):
+        if isinstance(value, (_PLAIN, deque)):
             return bool(value)
         return True
 
@@ -406,7 +424,13 @@ class Evaluator:
         run.hits += 1
         if key not in run.branches:
             run.branches[key] = Branch(
-                node, getattr(node, "_path", ""), value.origin, value.tainted, value.default, run.api_reached, value.is_parameter
+                node,
+                getattr(node, "_path", ""),
+                value.origin,
+                value.tainted,
+                value.default,
+                run.api_reached,
+                value.is_parameter,
             )
         elif value.tainted:
             run.branches[key].tainted = True
@@ -476,9 +500,13 @@ class Evaluator:
         value = self.eval(node.value, frame)
         if isinstance(current, list) and isinstance(node.op, ast.Add) and not isinstance(value, Opaque):
             self.touch(current)
-            current.extend(self.iterate(value, node))
+            self.extend(current, value, node)
             result: Any = current
-        elif isinstance(current, set) and isinstance(node.op, (ast.BitOr, ast.BitAnd, ast.Sub)) and isinstance(value, (set, frozenset)):
+        elif (
+            isinstance(current, set)
+            and isinstance(node.op, (ast.BitOr, ast.BitAnd, ast.Sub))
+            and isinstance(value, (set, frozenset))
+        ):
             self.touch(current)
             if isinstance(node.op, ast.BitOr):
                 current |= value
@@ -553,7 +581,13 @@ class Evaluator:
     _st_AsyncFunctionDef = _st_FunctionDef
 
     def _decorate(self, decorator: ast.expr, value: Any, frame: Frame) -> Any:
-        last = decorator.attr if isinstance(decorator, ast.Attribute) else decorator.id if isinstance(decorator, ast.Name) else ""
+        last = (
+            decorator.attr
+            if isinstance(decorator, ast.Attribute)
+            else decorator.id
+            if isinstance(decorator, ast.Name)
+            else ""
+        )
         if isinstance(value, FunctionValue):
             if last in ("staticmethod", "classmethod", "property", "cached_property"):
                 value.role = {"staticmethod": "static", "classmethod": "class"}.get(last, "property")
@@ -588,22 +622,19 @@ class Evaluator:
         inner = Frame({}, frame.module, frame)
         cls = ClassValue(node.name, bases, inner.variables, frame.module)
         self._block(node.body, inner)
-        for name, value in list(inner.variables.items()):
-            if isinstance(value, FunctionValue) and value.owner is None:
-                value.owner = cls
-                value.closure = frame if frame.variables is not frame.module.variables else None
-            elif isinstance(value, FunctionValue):
-                inner.variables[name] = value
-        cls.fields = [
-            s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)
-        ]
+        for member in inner.variables.values():
+            if isinstance(member, FunctionValue) and member.owner is None:
+                member.owner = cls
+                member.closure = frame if frame.variables is not frame.module.variables else None
+        cls.fields = [s.target.id for s in node.body if isinstance(s, ast.AnnAssign) and isinstance(s.target, ast.Name)]
         if any(n in ("Enum", "IntEnum", "StrEnum", "Flag", "IntFlag") for n in cls.base_names()[1:]):
             number = 0
-            for name, value in list(inner.variables.items()):
-                if not name.startswith("_") and not isinstance(value, FunctionValue):
+            for name, member in list(inner.variables.items()):
+                if not name.startswith("_") and not isinstance(member, FunctionValue):
                     number += 1
-                    plain = number if isinstance(value, Opaque) else value
-                    inner.variables[name] = EnumMember(name, plain, node.name)
+                    inner.variables[name] = EnumMember(
+                        name, number if isinstance(member, Opaque) else member, node.name
+                    )
         value: Any = cls
         if any(n in ("NamedTuple", "BaseModel", "TypedDict") for n in cls.base_names()[1:]):
             cls.is_dataclass = True
@@ -729,9 +760,8 @@ class Evaluator:
             if alias.name == "*":
                 if isinstance(module, ModuleValue):
                     self.touch(frame.variables)
-                    for name, value in module.variables.items():
-                        if not name.startswith("__"):
-                            frame.variables[name] = value
+                    public = {n: v for n, v in module.variables.items() if not n.startswith("__")}
+                    frame.variables.update(public)
                     frame.module.has_unknown_star |= module.has_unknown_star
                 elif isinstance(module, NativeModule):
                     self.touch(frame.variables)
@@ -942,8 +972,10 @@ class Evaluator:
             return sorted(value, key=lambda v: (str(type(v)), text_of(v)))  # set order must not depend on the hash seed
         if isinstance(value, TaintedStr):
             return [TaintedStr(c, TEXT_MARK if value.is_api_text else c, value.is_opaque) for c in value]
-        if isinstance(value, (str, bytes, range, deque)):
-            return list(value) if not isinstance(value, range) or len(value) <= _MAX_SEQUENCE else value
+        if isinstance(value, range):
+            return _bounded(value, self, node)
+        if isinstance(value, (str, bytes, deque)):
+            return list(value)
         if isinstance(value, Opaque):
             self.run.opaque_calls += 1
             return [value.derive("[i]")]
@@ -960,7 +992,7 @@ class Evaluator:
         if isinstance(value, self.library.TextFile):
             return value.text.splitlines(keepends=True)
         if hasattr(value, "__next__"):
-            return value  # type: ignore[no-any-return]
+            return value
         raise TypeError(f"{type(value).__name__} object is not iterable")
 
     # --- expressions ------------------------------------------------------------------------------------------------
@@ -1144,7 +1176,7 @@ class Evaluator:
             if self.run.explain:
                 self._note_outcome(node, key in container)
         if isinstance(container, (str, bytes, list, tuple, dict, range, deque)):
-            return container[key]  # type: ignore[index]
+            return container[key]
         found = self.library.special_subscript(self, container, key)
         if found is not MISSING:
             return found
@@ -1195,8 +1227,8 @@ class Evaluator:
         tainted = opaque = False
         for part in node.values:
             if isinstance(part, ast.Constant):
-                texts.append(part.value)
-                patterns.append(part.value)
+                texts.append(str(part.value))
+                patterns.append(str(part.value))
                 continue
             assert isinstance(part, ast.FormattedValue)
             value = self.eval(part.value, frame)
@@ -1219,6 +1251,8 @@ class Evaluator:
         opaque = has_opaque(value)
         tainted = is_tainted(value)
         try:
+            if len(spec) > 6 and re.search(r"\d{6}", spec):
+                raise Refusal("budget: a format with a very large width")
             text = format(value, spec) if spec and isinstance(value, (int, float, str)) else text_of(value)
         except (ValueError, TypeError):
             text = text_of(value)
@@ -1239,9 +1273,9 @@ class Evaluator:
         last = len(node.values) - 1
         for i, part in enumerate(node.values):
             value = self.eval(part, frame)
-            if i and not is_and and isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value:
-                if isinstance(node.values[0], ast.Compare):
-                    self.bug(f"'... or {part.value!r}' is always true: the text itself is tested, not the label", node)
+            forgotten = i and not is_and and isinstance(part, ast.Constant) and isinstance(node.values[0], ast.Compare)
+            if forgotten and isinstance(value, str) and value:
+                self.bug(f"'... or {value!r}' is always true: the text itself is tested, not the label", node)
             if isinstance(value, Opaque) and i and self.library.is_local_model(value.origin):
                 value = self.choose(value, part)  # a branch, so that the mix with another model is noticed
             if i == last:
@@ -1278,8 +1312,11 @@ class Evaluator:
         """Arithmetic, concatenation, formatting and set operations with taint."""
         if isinstance(op, ast.Mod) and isinstance(left, str):
             return self.library.percent(self, left, right)
-        if isinstance(left, str) and isinstance(right, (str, Opaque)) or isinstance(right, str) and isinstance(left, Opaque):
+        if (isinstance(left, str) and isinstance(right, (str, Opaque))) or (
+            isinstance(right, str) and isinstance(left, Opaque)
+        ):
             if isinstance(op, ast.Add):
+                self.check_size(sum(len(x) for x in (left, right) if isinstance(x, str)), node)
                 if isinstance(left, Opaque) or isinstance(right, Opaque):
                     return TaintedStr(text_of(left) + text_of(right), pattern_of(left) + pattern_of(right), True)
                 if isinstance(left, TaintedStr) or isinstance(right, TaintedStr):
@@ -1306,15 +1343,29 @@ class Evaluator:
         special = self.library.special_binary(op, left, right)
         if special is not MISSING:
             return special
-        if isinstance(left, (NativeFunction, ClassValue, type)) or isinstance(right, (NativeFunction, ClassValue, type)):
+        if isinstance(left, (NativeFunction, ClassValue, type)) or isinstance(
+            right, (NativeFunction, ClassValue, type)
+        ):
             return left  # a union type: str | None
         if isinstance(op, (ast.Pow, ast.LShift)) and isinstance(right, (int, float)) and abs(right) > 1000:
             raise self.refuse("a power too large to compute", node)
         if isinstance(op, ast.Mult) and (
-            (isinstance(left, (str, list, tuple)) and isinstance(right, int) and len(left) * max(right, 0) > _MAX_SEQUENCE)
-            or (isinstance(right, (str, list, tuple)) and isinstance(left, int) and len(right) * max(left, 0) > _MAX_SEQUENCE)
+            (
+                isinstance(left, (str, list, tuple))
+                and isinstance(right, int)
+                and len(left) * max(right, 0) > _MAX_SEQUENCE
+            )
+            or (
+                isinstance(right, (str, list, tuple))
+                and isinstance(left, int)
+                and len(right) * max(left, 0) > _MAX_SEQUENCE
+            )
         ):
             raise self.refuse("a repetition too long to compute", node)
+        if isinstance(op, ast.Add) and isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+            self.check_size(len(left) + len(right), node)
+        if isinstance(op, ast.Mult) and isinstance(left, int) and isinstance(right, int):
+            self.check_size(left.bit_length() + right.bit_length(), node)
         result = _BINARY[type(op)](left, right)
         if isinstance(result, str) and (isinstance(left, TaintedStr) or isinstance(right, TaintedStr)):
             return TaintedStr(result)
@@ -1367,7 +1418,11 @@ class Evaluator:
             symbol = {ast.Eq: "==", ast.NotEq: "!="}.get(type(op), "<>")
             parameter = getattr(left, "is_parameter", False) or getattr(right, "is_parameter", False)
             return Opaque(f"{_short(left)} {symbol} {_short(right)}", tainted, default, None, parameter)
-        if isinstance(left, TaintedStr) != isinstance(right, TaintedStr) and isinstance(left, str) and isinstance(right, str):
+        if (
+            isinstance(left, TaintedStr) != isinstance(right, TaintedStr)
+            and isinstance(left, str)
+            and isinstance(right, str)
+        ):
             self.run.text_tests += 1 if left and right else 0
         if isinstance(op, (ast.Eq, ast.NotEq)):
             if isinstance(left, Instance) and isinstance(left.cls.lookup("__eq__"), FunctionValue):
@@ -1405,7 +1460,11 @@ class Evaluator:
         if left is None or right is None:
             other = right if left is None else left
             # An opaque value that is tested for None is taken to be there; the search may flip it.
-            return Opaque(f"{other.origin} is None", other.tainted, False, None, other.is_parameter) if isinstance(other, Opaque) else other is None
+            return (
+                Opaque(f"{other.origin} is None", other.tainted, False, None, other.is_parameter)
+                if isinstance(other, Opaque)
+                else other is None
+            )
         if isinstance(left, Opaque) or isinstance(right, Opaque):
             return Opaque(f"{_short(left)} is {_short(right)}", is_tainted(left) or is_tainted(right))
         if isinstance(left, (str, int, float)) and isinstance(right, (str, int, float)):
@@ -1433,20 +1492,28 @@ class Evaluator:
         if isinstance(item, str) and item:
             if isinstance(item, TaintedStr) == isinstance(container, TaintedStr):
                 against = not isinstance(container, str) and (
-                    any(isinstance(e, str) and isinstance(e, TaintedStr) != isinstance(item, TaintedStr) for e in container)
+                    any(
+                        isinstance(e, str) and isinstance(e, TaintedStr) != isinstance(item, TaintedStr)
+                        for e in container
+                    )
                     if isinstance(container, (list, tuple, set, frozenset, dict)) and len(container) < 2000
                     else False
                 )
             else:
                 against = isinstance(container, (TaintedStr, str)) or (
-                    any(isinstance(e, str) and isinstance(e, TaintedStr) != isinstance(item, TaintedStr) for e in container)
+                    any(
+                        isinstance(e, str) and isinstance(e, TaintedStr) != isinstance(item, TaintedStr)
+                        for e in container
+                    )
                     if isinstance(container, (list, tuple, set, frozenset, dict)) and len(container) < 2000
                     else False
                 )
             self.run.text_tests += 1 if against else 0
         if isinstance(container, str):
             if isinstance(item, Opaque):
-                return Opaque(f"{item.origin} in {_short(container)}", is_tainted(container), True, None, item.is_parameter)
+                return Opaque(
+                    f"{item.origin} in {_short(container)}", is_tainted(container), True, None, item.is_parameter
+                )
             if isinstance(item, (Record, ApiDict)):
                 self.bug("looks for an annotation object in a string", node)
             if not isinstance(item, str):
@@ -1459,7 +1526,13 @@ class Evaluator:
             if isinstance(container, (list, tuple, set, frozenset, dict)) and not container:
                 return False
             parameter = getattr(item, "is_parameter", False)
-            return Opaque(f"{_short(item)} in {_short(container)}", is_tainted(container) or is_tainted(item), True, None, parameter)
+            return Opaque(
+                f"{_short(item)} in {_short(container)}",
+                is_tainted(container) or is_tainted(item),
+                True,
+                None,
+                parameter,
+            )
         if isinstance(container, (list, tuple, deque)):
             if isinstance(container, ApiList):
                 self.run.label_reads += 1
@@ -1473,7 +1546,9 @@ class Evaluator:
                     self.bug("looks for a string in a list of label dictionaries: never found", node)
             unknown = next((e for e in container if isinstance(e, Opaque)), None)
             if unknown is not None:
-                return Opaque(f"{_short(item)} in [{unknown.origin}, ...]", is_tainted(item) or is_tainted(container), False)
+                return Opaque(
+                    f"{_short(item)} in [{unknown.origin}, ...]", is_tainted(item) or is_tainted(container), False
+                )
             return False
         if isinstance(container, (set, frozenset, dict)):
             if isinstance(item, (Record, Response)):
@@ -1483,7 +1558,9 @@ class Evaluator:
                 return True
             unknown = next((e for e in container if isinstance(e, Opaque)), None)
             if unknown is not None:
-                return Opaque(f"{_short(item)} in {{{unknown.origin}, ...}}", is_tainted(item) or is_tainted(container), False)
+                return Opaque(
+                    f"{_short(item)} in {{{unknown.origin}, ...}}", is_tainted(item) or is_tainted(container), False
+                )
             return False
         if isinstance(container, ClassValue):
             return any(isinstance(v, EnumMember) and self._equal(v, item) for v in container.attributes.values())
@@ -1502,7 +1579,9 @@ class Evaluator:
         """Note an assumption."""
         self.run.notes.setdefault(message, (getattr(node, "_path", ""), getattr(node, "lineno", 0)))
 
-    def _comprehension(self, generators: list[ast.comprehension], frame: Frame, emit: Callable[[Frame], bool | None]) -> None:
+    def _comprehension(
+        self, generators: list[ast.comprehension], frame: Frame, emit: Callable[[Frame], bool | None]
+    ) -> None:
         inner = Frame({}, frame.module, frame, frame.function)
         inner.global_names = frame.global_names
 
@@ -1629,7 +1708,7 @@ class Evaluator:
             return self.opaque_call(receiver, name, args, kwargs, node)
         if isinstance(receiver, (ApiDict,)) and name == "get" and args and isinstance(args[0], str):
             return self.api_dict_field(receiver, args[0], node, args[1] if len(args) > 1 else kwargs.get("default"))
-        if isinstance(receiver, _PLAIN) or isinstance(receiver, deque):
+        if isinstance(receiver, (_PLAIN, deque)):
             return self.library.plain_method(self, receiver, name, args, kwargs, node)
         if isinstance(receiver, (Response, Record)):
             return self.library.message_method(self, receiver, name, args, kwargs, node)
@@ -1792,7 +1871,9 @@ class Evaluator:
         service = prov.service_of_constructor(origin, args, kwargs)
         if service is None and receiver.service is not None and receiver.service.startswith(("rest.", "google.old_")):
             service = receiver.service
-        text = f"{origin}({_short(args[0])})" if args and isinstance(args[0], str) and len(args[0]) < 40 else f"{origin}()"
+        text = (
+            f"{origin}({_short(args[0])})" if args and isinstance(args[0], str) and len(args[0]) < 40 else f"{origin}()"
+        )
         return Opaque(text, tainted, True, service, receiver.is_parameter)
 
     def _api_call(
@@ -1825,8 +1906,14 @@ class Evaluator:
             if method == "Request":
                 return Opaque(f"request to {url}", service="url." + url)
             provider, style = ("google.vision" if "vision." in url else "google.language"), "http"
-            name = "images:annotate" if "vision." in url else prov.REST_LANGUAGE_METHODS.get(url.split("?")[0].rsplit(":", 1)[-1], "analyze_sentiment")
-        elif method == "urlopen" and args and isinstance(args[0], Opaque) and (args[0].service or "").startswith("url."):
+            name = (
+                "images:annotate"
+                if "vision." in url
+                else prov.REST_LANGUAGE_METHODS.get(url.split("?")[0].rsplit(":", 1)[-1], "analyze_sentiment")
+            )
+        elif (
+            method == "urlopen" and args and isinstance(args[0], Opaque) and (args[0].service or "").startswith("url.")
+        ):
             return self.opaque_call(Opaque("requests"), "post", [(args[0].service or "")[4:]], {}, node)
         if provider is None:
             return MISSING
@@ -1844,7 +1931,11 @@ class Evaluator:
         if found_max is not None:
             request.setdefault("max_results", found_max)
         self.run.sites.setdefault(site, {}).update(request)
-        features = _features([*args, *kwargs.values()]) if name in ("annotate_image", "batch_annotate_images", "annotate", "images:annotate", "annotate_text") else None
+        features = (
+            _features([*args, *kwargs.values()])
+            if name in ("annotate_image", "batch_annotate_images", "annotate", "images:annotate", "annotate_text")
+            else None
+        )
         return self._build_answer(site, name, style, features)
 
     def _may_be_client(self, receiver: Opaque, wanted: str) -> bool:
@@ -1853,7 +1944,21 @@ class Evaluator:
         if not (self.imports_google if family == "google" else self.imports_aws):
             return False
         root = receiver.origin.split(".")[0].split("(")[0]
-        known = {"cv2", "numpy", "np", "requests", "PIL", "torch", "tensorflow", "tf", "keras", "azure", "openai", "spacy", "nltk"}
+        known = {
+            "cv2",
+            "numpy",
+            "np",
+            "requests",
+            "PIL",
+            "torch",
+            "tensorflow",
+            "tf",
+            "keras",
+            "azure",
+            "openai",
+            "spacy",
+            "nltk",
+        }
         return root not in known and "azure" not in receiver.origin
 
     def _build_answer(self, site: Site, name: str, style: str, features: set[str] | None) -> Any:
@@ -1924,8 +2029,17 @@ class Evaluator:
             return "en"
         if name == "_pb":
             return response
-        if name in ("text_annotations", "full_text_annotation", "safe_search_annotation", "face_annotations", "web_detection",
-                    "logo_annotations", "landmark_annotations", "image_properties_annotation", "tokens"):
+        if name in (
+            "text_annotations",
+            "full_text_annotation",
+            "safe_search_annotation",
+            "face_annotations",
+            "web_detection",
+            "logo_annotations",
+            "landmark_annotations",
+            "image_properties_annotation",
+            "tokens",
+        ):
             return Opaque(f"{site.provider}.{name}")
         if name in ("result",):
             return NativeFunction("result", lambda ev, a, k, n: response)
@@ -2002,7 +2116,11 @@ class Evaluator:
         made: Any
         if key == "Labels":
             target = self.run.target
-            by = "Labels.Parents" if target is not None and target[0] == site and target[1] == "Labels.Parents" else "Labels"
+            by = (
+                "Labels.Parents"
+                if target is not None and target[0] == site and target[1] == "Labels.Parents"
+                else "Labels"
+            )
             self.run.seen.setdefault((site, "Labels"))
             made = prov.aws_labels(by, self.answer_of(site, by))
         elif key == "ModerationLabels":
@@ -2017,7 +2135,10 @@ class Evaluator:
             emotions = ApiList([ApiDict(Type=TaintedStr(t), Confidence=TaintedFloat(s)) for t, s in answer.labels])
             face = ApiDict(Emotions=emotions, Confidence=TaintedFloat(99.0))
             for name in ("Smile", "Eyeglasses", "Sunglasses", "Beard", "Mustache", "EyesOpen", "MouthOpen", "Gender"):
-                face[name] = {"Value": Opaque(f"FaceDetails.{name}.Value"), "Confidence": Opaque(f"FaceDetails.{name}.Confidence")}
+                face[name] = {
+                    "Value": Opaque(f"FaceDetails.{name}.Value"),
+                    "Confidence": Opaque(f"FaceDetails.{name}.Confidence"),
+                }
             for name in ("AgeRange", "BoundingBox", "Quality", "Pose", "Landmarks"):
                 face[name] = Opaque(f"FaceDetails.{name}")
             made = ApiList([face])
@@ -2035,7 +2156,9 @@ class Evaluator:
                 self.run.seen.setdefault((site, name))
             made = ApiList()
             for text, score in self.answer_of(site, by).labels:
-                entry = ApiDict(Score=TaintedFloat(score), BeginOffset=Opaque("BeginOffset"), EndOffset=Opaque("EndOffset"))
+                entry = ApiDict(
+                    Score=TaintedFloat(score), BeginOffset=Opaque("BeginOffset"), EndOffset=Opaque("EndOffset")
+                )
                 entry["Text"] = TaintedStr(text) if by.endswith("Text") else TaintedStr("something")
                 entry["Type"] = TaintedStr(text) if by.endswith("Type") else TaintedStr("OTHER")
                 made.append(entry)
@@ -2052,9 +2175,19 @@ class Evaluator:
             if features is None or not features or "LABEL_DETECTION" in features:
                 inner["labelAnnotations"] = self.labels_of(site, "label_annotations", prov.rest_labels)
             if features and "OBJECT_LOCALIZATION" in features:
-                inner["localizedObjectAnnotations"] = self.labels_of(site, "localized_object_annotations", prov.rest_labels)
-            for key in ("safeSearchAnnotation", "faceAnnotations", "textAnnotations", "webDetection", "fullTextAnnotation",
-                        "logoAnnotations", "landmarkAnnotations", "imagePropertiesAnnotation"):
+                inner["localizedObjectAnnotations"] = self.labels_of(
+                    site, "localized_object_annotations", prov.rest_labels
+                )
+            for key in (
+                "safeSearchAnnotation",
+                "faceAnnotations",
+                "textAnnotations",
+                "webDetection",
+                "fullTextAnnotation",
+                "logoAnnotations",
+                "landmarkAnnotations",
+                "imagePropertiesAnnotation",
+            ):
                 inner[key] = Opaque(f"google.vision.{key}")
             return {"responses": [inner]}
         out = ApiDict()
@@ -2068,9 +2201,20 @@ class Evaluator:
         else:
             answer = self.answer_of(site, "entities.type")
             out["entities"] = ApiList(
-                [ApiDict(type=TaintedStr(t), name=TaintedStr("something"), salience=TaintedFloat(s)) for t, s in answer.labels]
+                [
+                    ApiDict(type=TaintedStr(t), name=TaintedStr("something"), salience=TaintedFloat(s))
+                    for t, s in answer.labels
+                ]
             )
         return out
+
+
+def _bounded(values: range, ev: "Evaluator", node: ast.AST) -> Iterable[Any]:
+    """Numbers of a range; a long one may be left early but not be gone through."""
+    for count, value in enumerate(values):
+        if count >= _MAX_SEQUENCE:
+            raise ev.refuse(f"budget: a loop over more than {_MAX_SEQUENCE} numbers", node)
+        yield value
 
 
 def _live(values: list[Any]) -> Iterable[Any]:
@@ -2113,7 +2257,9 @@ def _contains_yield(node: ast.AST) -> bool:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.Yield, ast.YieldFrom)):
             return True
-        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)) and _contains_yield(child):
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)) and _contains_yield(
+            child
+        ):
             return True
     return False
 
@@ -2131,8 +2277,9 @@ def _assigned_names(statement: ast.stmt) -> list[str]:
 
 
 def _as_load(target: ast.expr) -> ast.expr:
-    cached = getattr(target, "_load", None)
+    cached: Any = getattr(target, "_load", None)
     if cached is None:
+        owner: Any = target
         if isinstance(target, ast.Name):
             cached = ast.Name(target.id, ast.Load())
         elif isinstance(target, ast.Attribute):
@@ -2141,9 +2288,9 @@ def _as_load(target: ast.expr) -> ast.expr:
             assert isinstance(target, ast.Subscript)
             cached = ast.Subscript(target.value, target.slice, ast.Load())
         ast.copy_location(cached, target)
-        cached._path = getattr(target, "_path", "")  # type: ignore[attr-defined]
-        target._load = cached  # type: ignore[attr-defined]
-    return cached  # type: ignore[no-any-return]
+        cached._path = getattr(target, "_path", "")
+        owner._load = cached
+    return cached
 
 
 def _inherited_fields(cls: ClassValue) -> list[str]:
@@ -2183,15 +2330,26 @@ def _features(values: list[Any]) -> set[str]:
         elif isinstance(value, (list, tuple)):
             for v in value:
                 visit(v, key, depth + 1)
-        elif isinstance(value, str) and value.upper() == value and (value.endswith("_DETECTION") or value == "OBJECT_LOCALIZATION"):
+        elif (
+            isinstance(value, str)
+            and value.upper() == value
+            and (value.endswith("_DETECTION") or value == "OBJECT_LOCALIZATION")
+        ):
             found.add(str(value))
-        elif isinstance(value, str) and value.lstrip().startswith("{") and isinstance(value, TaintedStr) and value.payload is not None:
+        elif (
+            isinstance(value, str)
+            and value.lstrip().startswith("{")
+            and isinstance(value, TaintedStr)
+            and value.payload is not None
+        ):
             visit(value.payload, key, depth + 1)
         elif isinstance(value, int) and not isinstance(value, bool) and key in ("type", "type_"):
             if value in names:
                 found.add(names[value])
         elif isinstance(value, Opaque):
-            for match in re.findall(r"([A-Z]+(?:_[A-Z]+)*_DETECTION|OBJECT_LOCALIZATION|IMAGE_PROPERTIES)", value.origin):
+            for match in re.findall(
+                r"([A-Z]+(?:_[A-Z]+)*_DETECTION|OBJECT_LOCALIZATION|IMAGE_PROPERTIES)", value.origin
+            ):
                 found.add(match)
         elif isinstance(value, Record):
             visit(value._fields, key, depth + 1)
@@ -2221,4 +2379,4 @@ def _find_max_results(values: list[Any], depth: int = 0) -> int | None:
     return None
 
 
-__all__ = ["AppRaise", "Branch", "Evaluator", "Refusal", "Response", "Run", "NO_LABEL", "NUMBER_MARK", "defaultdict"]
+__all__ = ["NO_LABEL", "NUMBER_MARK", "AppRaise", "Branch", "Evaluator", "Refusal", "Response", "Run", "defaultdict"]

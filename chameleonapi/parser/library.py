@@ -51,34 +51,138 @@ if TYPE_CHECKING:
 Call = Callable[["Evaluator", list[Any], dict[str, Any], ast.AST], Any]
 
 _STR_METHODS = {
-    "lower", "upper", "strip", "lstrip", "rstrip", "title", "capitalize", "casefold", "swapcase", "replace", "split", "rsplit",
-    "splitlines", "partition", "rpartition", "startswith", "endswith", "find", "rfind", "index", "rindex", "count", "join",
-    "isalpha", "isdigit", "isalnum", "isupper", "islower", "isspace", "istitle", "isnumeric", "isidentifier", "isdecimal",
-    "isascii", "zfill", "center", "ljust", "rjust", "removeprefix", "removesuffix", "translate", "expandtabs", "encode",
-    "format", "format_map", "maketrans", "__contains__", "__len__", "__eq__",
-}  # fmt: skip
+    "lower",
+    "upper",
+    "strip",
+    "lstrip",
+    "rstrip",
+    "title",
+    "capitalize",
+    "casefold",
+    "swapcase",
+    "replace",
+    "split",
+    "rsplit",
+    "splitlines",
+    "partition",
+    "rpartition",
+    "startswith",
+    "endswith",
+    "find",
+    "rfind",
+    "index",
+    "rindex",
+    "count",
+    "join",
+    "isalpha",
+    "isdigit",
+    "isalnum",
+    "isupper",
+    "islower",
+    "isspace",
+    "istitle",
+    "isnumeric",
+    "isidentifier",
+    "isdecimal",
+    "isascii",
+    "zfill",
+    "center",
+    "ljust",
+    "rjust",
+    "removeprefix",
+    "removesuffix",
+    "translate",
+    "expandtabs",
+    "encode",
+    "format",
+    "format_map",
+    "maketrans",
+    "__contains__",
+    "__len__",
+    "__eq__",
+}
 _LIST_MUTATORS = {"append", "extend", "insert", "remove", "pop", "clear", "sort", "reverse"}
 _LIST_METHODS = _LIST_MUTATORS | {"index", "count", "copy", "__contains__", "__len__"}
 _DEQUE_MUTATORS = _LIST_MUTATORS | {"appendleft", "popleft", "extendleft", "rotate"}
 _DICT_MUTATORS = {"update", "setdefault", "pop", "popitem", "clear", "subtract", "move_to_end"}
-_DICT_METHODS = _DICT_MUTATORS | {"get", "keys", "values", "items", "copy", "most_common", "elements", "fromkeys", "total", "__contains__"}
-_SET_MUTATORS = {"add", "discard", "remove", "pop", "clear", "update", "difference_update", "intersection_update", "symmetric_difference_update"}
+_DICT_METHODS = _DICT_MUTATORS | {
+    "get",
+    "keys",
+    "values",
+    "items",
+    "copy",
+    "most_common",
+    "elements",
+    "fromkeys",
+    "total",
+    "__contains__",
+}
+_SET_MUTATORS = {
+    "add",
+    "discard",
+    "remove",
+    "pop",
+    "clear",
+    "update",
+    "difference_update",
+    "intersection_update",
+    "symmetric_difference_update",
+}
 _SET_METHODS = _SET_MUTATORS | {
-    "union", "intersection", "difference", "symmetric_difference", "issubset", "issuperset", "isdisjoint", "copy", "__contains__",
-}  # fmt: skip
+    "union",
+    "intersection",
+    "difference",
+    "symmetric_difference",
+    "issubset",
+    "issuperset",
+    "isdisjoint",
+    "copy",
+    "__contains__",
+}
 _LOCAL_MODELS = (
-    "tensorflow", "keras", "torch", "sklearn", "dlib", "face_recognition", "ultralytics", "imageai", "transformers", "onnxruntime",
-    "joblib", "pickle", "fastai", "mediapipe", "cv2.CascadeClassifier", "cv2.dnn", "cv2.face", "YOLO", "deepface", "nltk", "spacy", "textblob",
-    "vaderSentiment", "tflite_runtime", "caffe", "darknet", "mxnet", "clarifai", "openai", "easyocr", "pytesseract", "clip",
-)  # fmt: skip
+    "tensorflow",
+    "keras",
+    "torch",
+    "sklearn",
+    "dlib",
+    "face_recognition",
+    "ultralytics",
+    "imageai",
+    "transformers",
+    "onnxruntime",
+    "joblib",
+    "pickle",
+    "fastai",
+    "mediapipe",
+    "cv2.CascadeClassifier",
+    "cv2.dnn",
+    "cv2.face",
+    "YOLO",
+    "deepface",
+    "nltk",
+    "spacy",
+    "textblob",
+    "vaderSentiment",
+    "tflite_runtime",
+    "caffe",
+    "darknet",
+    "mxnet",
+    "clarifai",
+    "openai",
+    "easyocr",
+    "pytesseract",
+    "clip",
+)
 _MODEL_METHODS = re.compile(r"\.(predict\w*|classify\w*|infer\w*|detectMultiScale|forward|polarity_scores)\(")
 
 
 def is_local_model(origin: str) -> bool:
     """True if an opaque value comes out of another model than the API's."""
     bare = origin.removeprefix("not ").lstrip("(")
-    return bare.startswith(_LOCAL_MODELS) or _MODEL_METHODS.search(bare + "(") is not None or any(
-        f" {m}." in origin for m in _LOCAL_MODELS
+    return (
+        bare.startswith(_LOCAL_MODELS)
+        or _MODEL_METHODS.search(bare + "(") is not None
+        or any(f" {m}." in origin for m in _LOCAL_MODELS)
     )
 
 
@@ -89,7 +193,7 @@ def wrap(result: Any, tainted: bool, opaque: bool = False) -> Any:
     """Mark a result computed from tainted arguments."""
     if not tainted:
         return result
-    if isinstance(result, TaintedStr) or isinstance(result, bool) or result is None:
+    if isinstance(result, (TaintedStr, bool)) or result is None:
         return result
     if isinstance(result, str):
         return TaintedStr(result, TEXT_MARK, opaque)
@@ -153,7 +257,9 @@ def _as_text(ev: "Evaluator", value: Any, node: ast.AST) -> Any:
         return value
     text = text_of(value)
     if is_tainted(value) or has_opaque(value):
-        return TaintedStr(text, pattern_of(value), has_opaque(value), payload=value if isinstance(value, (dict, list)) else None)
+        return TaintedStr(
+            text, pattern_of(value), has_opaque(value), payload=value if isinstance(value, (dict, list)) else None
+        )
     return text
 
 
@@ -206,7 +312,9 @@ def _sort(ev: "Evaluator", items: list[Any], kwargs: dict[str, Any], node: ast.A
     keys = [ev.call(key, [i], {}, node) for i in items] if key is not None else items
     if any(has_opaque(k) for k in keys):
         return items
-    order = sorted(range(len(items)), key=lambda i: keys[i], reverse=bool(reverse) if not isinstance(reverse, Opaque) else False)
+    order = sorted(
+        range(len(items)), key=lambda i: keys[i], reverse=bool(reverse) if not isinstance(reverse, Opaque) else False
+    )
     made = [items[i] for i in order]
     items[:] = made
     return items
@@ -373,9 +481,18 @@ def _isinstance(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: 
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    "str": (str,), "int": (int,), "float": (float,), "bool": (bool,), "list": (list,), "dict": (dict,), "tuple": (tuple,),
-    "set": (set,), "frozenset": (frozenset,), "bytes": (bytes,), "Exception": (ExceptionValue,),
-}  # fmt: skip
+    "str": (str,),
+    "int": (int,),
+    "float": (float,),
+    "bool": (bool,),
+    "list": (list,),
+    "dict": (dict,),
+    "tuple": (tuple,),
+    "set": (set,),
+    "frozenset": (frozenset,),
+    "bytes": (bytes,),
+    "Exception": (ExceptionValue,),
+}
 
 
 def is_instance(value: Any, kinds: Any) -> bool:
@@ -451,7 +568,13 @@ def _number(name: str, kind: type) -> NativeFunction:
         if not args:
             return kind()
         if has_opaque(args[0]):
-            return Opaque(f"{name}({text_of(args[0])[1:-1]})", is_tainted(args[0]), True, None, getattr(args[0], "is_parameter", False))
+            return Opaque(
+                f"{name}({text_of(args[0])[1:-1]})",
+                is_tainted(args[0]),
+                True,
+                None,
+                getattr(args[0], "is_parameter", False),
+            )
         value = args[0].value if isinstance(args[0], EnumMember) else args[0]
         result = kind(value, *args[1:])
         if is_tainted(value):
@@ -492,7 +615,7 @@ def _open_data(ev: "Evaluator", given: str, node: ast.AST) -> Any:
     return TextFile(ev.app.data[path])
 
 
-_PURE_BUILTINS = ("abs", "round", "divmod", "pow", "ord", "chr", "hex", "bin", "oct", "hash", "format", "ascii")
+_PURE_BUILTINS = ("abs", "round", "divmod", "ord", "chr", "hex", "bin", "oct", "hash", "format", "ascii")
 
 
 def builtin_values() -> dict[str, Any]:
@@ -508,15 +631,44 @@ def builtin_values() -> dict[str, Any]:
     _BUILTINS["min"] = _extreme("min", min)
     _BUILTINS["int"] = _number("int", int)
     _BUILTINS["float"] = _number("float", float)
-    for name in ("bytes", "bytearray", "object", "memoryview", "vars", "dir", "id", "slice", "exit", "quit", "unicode",
-                 "basestring", "raw_input", "xrange", "property", "staticmethod", "classmethod", "super", "globals", "locals",
-                 "eval", "exec", "compile", "__import__", "delattr", "issubclass", "complex", "aiter", "anext", "breakpoint", "help"):  # fmt: skip
+    for name in (
+        "bytes",
+        "bytearray",
+        "object",
+        "memoryview",
+        "vars",
+        "dir",
+        "id",
+        "slice",
+        "exit",
+        "quit",
+        "unicode",
+        "basestring",
+        "raw_input",
+        "xrange",
+        "property",
+        "staticmethod",
+        "classmethod",
+        "super",
+        "globals",
+        "locals",
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "delattr",
+        "issubclass",
+        "complex",
+        "aiter",
+        "anext",
+        "breakpoint",
+        "help",
+    ):
         _BUILTINS.setdefault(name, Opaque(name))
     _BUILTINS["exit"] = _BUILTINS["quit"] = NativeFunction("exit", _exit)
     _BUILTINS["unicode"] = _BUILTINS["str"]
-    for name, value in vars(builtins).items():
-        if isinstance(value, type) and issubclass(value, BaseException):
-            _BUILTINS[name] = value
+    exceptions = {n: v for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, BaseException)}
+    _BUILTINS.update(exceptions)
     _BUILTINS["NotImplemented"] = _BUILTINS["Ellipsis"] = Opaque("NotImplemented")
     _BUILTINS["__debug__"] = True
     return _BUILTINS
@@ -536,13 +688,22 @@ def type_member(kind: str, name: str) -> Any:
     if kind == "str" and name in _STR_METHODS:
         if name == "maketrans":
             return pure("str.maketrans", str.maketrans)
-        return NativeFunction(name, lambda ev, a, k, n: plain_method(ev, a[0], name, a[1:], k, n) if not isinstance(a[0], Opaque) else a[0].derive(f".{name}()"))
+        return NativeFunction(
+            name,
+            lambda ev, a, k, n: (
+                plain_method(ev, a[0], name, a[1:], k, n) if not isinstance(a[0], Opaque) else a[0].derive(f".{name}()")
+            ),
+        )
     if kind == "dict" and name == "fromkeys":
-        return NativeFunction("fromkeys", lambda ev, a, k, n: dict.fromkeys(ev.iterate(a[0], n), a[1] if len(a) > 1 else None))
+        return NativeFunction(
+            "fromkeys", lambda ev, a, k, n: dict.fromkeys(ev.iterate(a[0], n), a[1] if len(a) > 1 else None)
+        )
     if kind == "dict" and name == "get":
         return NativeFunction("get", lambda ev, a, k, n: ev.call_method(a[0], "get", a[1:], k, n))
     if kind == "chain" and name == "from_iterable":
-        return NativeFunction("from_iterable", lambda ev, a, k, n: [x for part in ev.iterate(a[0], n) for x in ev.iterate(part, n)])
+        return NativeFunction(
+            "from_iterable", lambda ev, a, k, n: [x for part in ev.iterate(a[0], n) for x in ev.iterate(part, n)]
+        )
     if name == "__name__":
         return kind
     return None
@@ -551,7 +712,9 @@ def type_member(kind: str, name: str) -> Any:
 # --- methods of plain values ----------------------------------------------------------------------------------------
 
 
-def plain_method(ev: "Evaluator", receiver: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+def plain_method(
+    ev: "Evaluator", receiver: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.AST
+) -> Any:
     """A method of a str, list, dict, set, tuple, number or bytes value."""
     if isinstance(receiver, str):
         return str_method(ev, receiver, name, args, kwargs, node)
@@ -572,7 +735,7 @@ def plain_method(ev: "Evaluator", receiver: Any, name: str, args: list[Any], kwa
             _sort(ev, receiver, kwargs, node)
             return None
         if name == "extend":
-            receiver.extend(ev.iterate(args[0], node))
+            ev.extend(receiver, args[0], node)
             return None
         if name in ("index", "count", "remove") and any(isinstance(e, Opaque) for e in receiver):
             return Opaque(f"list.{name}()", is_tainted(receiver) or is_tainted(args))
@@ -622,7 +785,9 @@ def _missing(ev: "Evaluator", receiver: Any, name: str, node: ast.AST) -> Any:
     raise AttributeError(f"'{type(receiver).__name__}' object has no attribute {name!r}")
 
 
-def _dict_method(ev: "Evaluator", receiver: dict[Any, Any], name: str, args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+def _dict_method(
+    ev: "Evaluator", receiver: dict[Any, Any], name: str, args: list[Any], kwargs: dict[str, Any], node: ast.AST
+) -> Any:
     if isinstance(receiver, ApiDict) and receiver.site is not None and name in ("items", "values"):
         for key in list(receiver):
             ev.api_dict_field(receiver, key, node, None)
@@ -636,7 +801,9 @@ def _dict_method(ev: "Evaluator", receiver: dict[Any, Any], name: str, args: lis
         if name == "update":
             return None
         if name in ("get", "pop", "setdefault"):
-            return Opaque(f"dict[{args[0].origin}]", args[0].tainted or is_tainted(receiver), True, None, args[0].is_parameter)
+            return Opaque(
+                f"dict[{args[0].origin}]", args[0].tainted or is_tainted(receiver), True, None, args[0].is_parameter
+            )
     if name in ("keys", "values", "items"):
         return list(getattr(receiver, name)())
     if name == "get" and args:
@@ -688,6 +855,11 @@ def str_method(ev: "Evaluator", text: str, name: str, args: list[Any], kwargs: d
     ):
         ev.run.text_tests += 1
     args = [tuple(a) if isinstance(a, list) and name in ("startswith", "endswith") else a for a in args]
+    for arg in args:
+        if isinstance(arg, int):
+            ev.check_size(arg, node)  # a width
+        elif name == "replace" and isinstance(arg, str):
+            ev.check_size(len(text) * len(arg), node)
     result = getattr(str, name)(text, *args, **kwargs)
     tainted = tainted_receiver or any(isinstance(a, TaintedStr) for a in args)
     if ev.run.explain and isinstance(result, bool) and tainted:
@@ -709,14 +881,22 @@ def str_method(ev: "Evaluator", text: str, name: str, args: list[Any], kwargs: d
                 pattern = getattr(str, name)(whole, *map(pattern_of_argument, args), **kwargs)
             except (TypeError, ValueError):
                 pattern = TEXT_MARK
-        if isinstance(text, TaintedStr) and text.is_api_text and TEXT_MARK not in pattern and NUMBER_MARK not in pattern:
+        if (
+            isinstance(text, TaintedStr)
+            and text.is_api_text
+            and TEXT_MARK not in pattern
+            and NUMBER_MARK not in pattern
+        ):
             pattern = TEXT_MARK
         return TaintedStr(result, pattern, opaque)
     if isinstance(result, (list, tuple)):
         pieces = getattr(str, name)(whole, *map(pattern_of_argument, args), **kwargs) if not fully else []
         if len(pieces) != len(result):
             pieces = [TEXT_MARK if is_tainted(text) else p for p in result]
-        made = [TaintedStr(r, p, opaque) if TEXT_MARK in p or NUMBER_MARK in p or opaque else r for r, p in zip(result, pieces, strict=True)]
+        made = [
+            TaintedStr(r, p, opaque) if TEXT_MARK in p or NUMBER_MARK in p or opaque else r
+            for r, p in zip(result, pieces, strict=True)
+        ]
         return made if isinstance(result, list) else tuple(made)
     return result
 
@@ -733,6 +913,7 @@ def _join(ev: "Evaluator", glue: str, args: list[Any], node: ast.AST) -> Any:
     for part in parts:
         if not isinstance(part, (str, Opaque)):
             raise TypeError("sequence item: expected str instance")
+    ev.check_size(sum(len(text_of(p)) + len(glue) for p in parts), node)
     text = str.join(glue, map(text_of, parts))
     if any(isinstance(p, (TaintedStr, Opaque)) for p in parts) or isinstance(glue, TaintedStr):
         return TaintedStr(text, pattern_of(glue).join(map(pattern_of, parts)), any(map(has_opaque, parts)))
@@ -752,7 +933,9 @@ class _Formatter(string.Formatter):
         first, rest = string._string.formatter_field_name_split(field_name)  # type: ignore[attr-defined]
         value = self.get_value(first, args, kwargs)
         for is_attribute, key in rest:
-            value = self.ev.attribute(value, key, ast.Pass()) if is_attribute else self.ev.subscript(value, key, ast.Pass())
+            value = (
+                self.ev.attribute(value, key, ast.Pass()) if is_attribute else self.ev.subscript(value, key, ast.Pass())
+            )
         return value, first
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
@@ -765,8 +948,14 @@ class _Formatter(string.Formatter):
         return pattern if self.as_pattern else text
 
 
+def _check_template(ev: "Evaluator", template: str) -> None:
+    if re.search(r"\d{6}", template) and re.search(r"[%{:][^a-zA-Z]*\d{6}", template):
+        raise ev.refuse("a format with a very large width", ast.Pass())
+
+
 def format_template(ev: "Evaluator", template: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """template.format(*args, **kwargs) with taint."""
+    _check_template(ev, template)
     formatter = _Formatter(ev)
     text = formatter.vformat(text_of(template), args, kwargs)
     if not formatter.tainted and not formatter.opaque and not isinstance(template, TaintedStr):
@@ -780,6 +969,7 @@ _PERCENT = re.compile(r"%(?:\((?P<key>[^)]*)\))?[#0\- +]*(?:\d+|\*)?(?:\.\d+)?[h
 
 def percent(ev: "Evaluator", template: str, right: Any) -> Any:
     """template % right with taint."""
+    _check_template(ev, template)
     values = list(right) if isinstance(right, tuple) else [right]
     if isinstance(right, dict) and "%(" in template:
         values = []
@@ -819,6 +1009,9 @@ def percent(ev: "Evaluator", template: str, right: Any) -> Any:
 
 
 # --- special values -------------------------------------------------------------------------------------------------
+
+
+_NESTED_REPETITION = re.compile(r"\([^()]*[+*][^()]*\)[+*{]")
 
 
 class TextFile:
@@ -891,7 +1084,15 @@ def special_attribute(ev: "Evaluator", value: Any, name: str) -> Any:
     if isinstance(value, PathValue):
         if name in ("parent", "parents"):
             parent = PathValue(posixpath.dirname(value.text))
-            return parent if name == "parent" else [parent, PathValue(posixpath.dirname(parent.text)), PathValue(posixpath.dirname(posixpath.dirname(parent.text)))]
+            return (
+                parent
+                if name == "parent"
+                else [
+                    parent,
+                    PathValue(posixpath.dirname(parent.text)),
+                    PathValue(posixpath.dirname(posixpath.dirname(parent.text))),
+                ]
+            )
         if name in ("name", "stem", "suffix"):
             base = posixpath.basename(value.text)
             stem, suffix = posixpath.splitext(base)
@@ -907,7 +1108,9 @@ def special_attribute(ev: "Evaluator", value: Any, name: str) -> Any:
         return MISSING
     if isinstance(value, tuple) and hasattr(value, "_fields") and name in value._fields:
         return getattr(value, name)
-    if isinstance(value, (HttpAnswer, TextFile, PathValue, ArgumentParser, ConfigValues, Future, RegexValue, MatchValue)):
+    if isinstance(
+        value, (HttpAnswer, TextFile, PathValue, ArgumentParser, ConfigValues, Future, RegexValue, MatchValue)
+    ):
         return NativeFunction(name, lambda ev, a, k, n: special_method(ev, value, name, a, k, n))
     if isinstance(value, Namespace):
         if name in value.values:
@@ -960,7 +1163,9 @@ def special_binary(op: ast.operator, left: Any, right: Any) -> Any:
     return MISSING
 
 
-def special_method(ev: "Evaluator", receiver: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+def special_method(
+    ev: "Evaluator", receiver: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.AST
+) -> Any:
     """Methods of the special values above; MISSING if the receiver is none of them."""
     if isinstance(receiver, TextFile):
         return _file_method(receiver, name)
@@ -975,7 +1180,11 @@ def special_method(ev: "Evaluator", receiver: Any, name: str, args: list[Any], k
             file = _open_data(ev, receiver.text, node)
             return file.text if isinstance(file, TextFile) else file.derive(".read()")
         if name in ("exists", "is_file"):
-            return True if ev.app.data_path(receiver.text, getattr(node, "_path", "")) else Opaque(f"Path({receiver.text!r}).{name}()")
+            return (
+                True
+                if ev.app.data_path(receiver.text, getattr(node, "_path", ""))
+                else Opaque(f"Path({receiver.text!r}).{name}()")
+            )
         return Opaque(f"Path.{name}()")
     if isinstance(receiver, HttpAnswer):
         if name == "json":
@@ -1002,7 +1211,9 @@ def special_method(ev: "Evaluator", receiver: Any, name: str, args: list[Any], k
             return _config_read(ev, receiver, args, node)
         if name in ("get", "getint", "getfloat", "getboolean"):
             text = receiver.sections[args[0]][args[1].lower()]
-            return {"getint": int, "getfloat": float, "getboolean": lambda t: t.lower() in ("1", "yes", "true", "on")}.get(name, str)(text)
+            if name == "getboolean":
+                return text.lower() in ("1", "yes", "true", "on")
+            return int(text) if name == "getint" else float(text) if name == "getfloat" else text
         if name == "sections":
             return list(receiver.sections)
         return Opaque(f"config.{name}()")
@@ -1082,6 +1293,8 @@ def _regex(ev: "Evaluator", pattern: "re.Pattern[str]", name: str, args: list[An
         return Opaque(f"re.{name}(...)", is_tainted(subject))
     if len(subject) > 5000:
         raise ev.refuse("a regular expression on a very long text", node)
+    if _NESTED_REPETITION.search(pattern.pattern):
+        raise ev.refuse("a regular expression with nested repetition, which may take forever", node)
     if name in ("search", "match", "fullmatch"):
         found = getattr(pattern, name)(subject)
         if ev.run.explain and tainted:
@@ -1102,7 +1315,9 @@ def _regex(ev: "Evaluator", pattern: "re.Pattern[str]", name: str, args: list[An
     return Opaque(f"re.{name}()", tainted)
 
 
-def message_method(ev: "Evaluator", receiver: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+def message_method(
+    ev: "Evaluator", receiver: Any, name: str, args: list[Any], kwargs: dict[str, Any], node: ast.AST
+) -> Any:
     """Methods of objects of the providers' client libraries."""
     if name in ("HasField",):
         return True
@@ -1123,15 +1338,21 @@ def as_plain(ev: "Evaluator", value: Any, camel: bool, node: ast.AST) -> Any:
         fields = {
             "google.vision": ("label_annotations", "localized_object_annotations"),
             "google.language": {
-                "analyze_sentiment": ("document_sentiment", "sentences"), "classify_text": ("categories",),
-                "moderate_text": ("moderation_categories",), "analyze_entities": ("entities",),
+                "analyze_sentiment": ("document_sentiment", "sentences"),
+                "classify_text": ("categories",),
+                "moderate_text": ("moderation_categories",),
+                "analyze_entities": ("entities",),
                 "analyze_entity_sentiment": ("entities",),
             }.get(value.site.method, ("document_sentiment", "categories", "entities")),
-        }[value.site.provider]  # fmt: skip
+        }[value.site.provider]
         out = ApiDict()
         for name in fields:
             made = as_plain(ev, ev.response_field(value, name, node), camel, node)
-            if made or name in ("categories", "entities") or value.site.method in ("label_detection", "object_localization"):
+            if (
+                made
+                or name in ("categories", "entities")
+                or value.site.method in ("label_detection", "object_localization")
+            ):
                 out[_camel(name) if camel else name] = made
         return out
     if isinstance(value, Record):
@@ -1162,7 +1383,16 @@ def known_call(
     if last in _LOG_METHODS and ("log" in lowered):
         ev.effect("log", origin, args, kwargs, node)
         return None
-    if origin in ("sys.stdout.write", "sys.stderr.write", "pprint.pprint", "pprint", "print_function", "click.echo", "typer.echo", "rich.print"):
+    if origin in (
+        "sys.stdout.write",
+        "sys.stderr.write",
+        "pprint.pprint",
+        "pprint",
+        "print_function",
+        "click.echo",
+        "typer.echo",
+        "rich.print",
+    ):
         ev.effect("print", "print", args, {}, node)
         return None
     if last in ("MessageToDict", "MessageToJson", "to_dict", "to_json") and values:
@@ -1173,7 +1403,12 @@ def known_call(
             keeps = last == "to_dict" or bool(kwargs.get("preserving_proto_field_name"))
             plain = as_plain(ev, source, not keeps, node)
             return plain if last.endswith("ict") else TaintedStr(text_of(plain), TEXT_MARK, False, plain)
-    if "google.cloud" in origin and last[:1].isupper() and not last.endswith("Client") and "Type" not in origin.rsplit(".", 2)[-2:-1]:
+    if (
+        "google.cloud" in origin
+        and last[:1].isupper()
+        and not last.endswith("Client")
+        and "Type" not in origin.rsplit(".", 2)[-2:-1]
+    ):
         if last == "Type" and args:
             return args[0] if isinstance(args[0], EnumMember) else Opaque(f"{origin}()", is_tainted(args[0]))
         fields = dict(kwargs)
@@ -1184,10 +1419,23 @@ def known_call(
         return args[0]
     if origin.endswith("Entity.Type.Name") or (last == "Name" and args and isinstance(args[0], EnumMember)):
         return args[0].name
-    if origin in ("os.environ.get", "os.getenv", "environ.get", "config", "decouple.config", "env") and len(values) > 1 and isinstance(values[1], (str, int, float)):
+    if (
+        origin in ("os.environ.get", "os.getenv", "environ.get", "config", "decouple.config", "env")
+        and len(values) > 1
+        and isinstance(values[1], (str, int, float))
+    ):
         ev.note(f"setting {text_of(values[0])!r} is taken to have its default {values[1]!r}", node)
         return values[1]
-    if last in ("submit", "run_in_executor", "to_thread", "apply_async", "apply", "spawn", "run_coroutine_threadsafe", "starmap"):
+    if last in (
+        "submit",
+        "run_in_executor",
+        "to_thread",
+        "apply_async",
+        "apply",
+        "spawn",
+        "run_coroutine_threadsafe",
+        "starmap",
+    ):
         offset = 1 if last == "run_in_executor" else 0
         if len(args) > offset and isinstance(args[offset], (FunctionValue, BoundMethod, Partial)):
             extra = args[offset + 1 :]
@@ -1198,15 +1446,41 @@ def known_call(
             return value if last in ("run_in_executor", "to_thread") else Future(value)
     if last == "map" and args and isinstance(args[0], (FunctionValue, BoundMethod, Partial)) and receiver is not None:
         return [call_any(ev, args[0], [item], {}, node) for item in ev.iterate(args[1], node)]
-    if last in ("Thread", "Process", "Timer") and isinstance(kwargs.get("target", args[1] if last == "Timer" and len(args) > 1 else None), (FunctionValue, BoundMethod, Partial)):
+    if last in ("Thread", "Process", "Timer") and isinstance(
+        kwargs.get("target", args[1] if last == "Timer" and len(args) > 1 else None),
+        (FunctionValue, BoundMethod, Partial),
+    ):
         target = kwargs.get("target", args[1] if len(args) > 1 else None)
         given = kwargs.get("args", ())
-        call_any(ev, target, list(given) if isinstance(given, (list, tuple)) else [given], kwargs.get("kwargs") or {}, node)
+        call_any(
+            ev, target, list(given) if isinstance(given, (list, tuple)) else [given], kwargs.get("kwargs") or {}, node
+        )
         return Opaque(f"{origin}()")
-    if last in ("run", "run_until_complete", "create_task", "ensure_future", "wait_for", "run_sync", "async_to_sync", "shield") and args and (
-        "asyncio" in origin or "loop" in lowered or "anyio" in origin or last in ("run_until_complete", "create_task", "ensure_future")
+    if (
+        last
+        in (
+            "run",
+            "run_until_complete",
+            "create_task",
+            "ensure_future",
+            "wait_for",
+            "run_sync",
+            "async_to_sync",
+            "shield",
+        )
+        and args
+        and (
+            "asyncio" in origin
+            or "loop" in lowered
+            or "anyio" in origin
+            or last in ("run_until_complete", "create_task", "ensure_future")
+        )
     ):
-        return call_any(ev, args[0], [], {}, node) if isinstance(args[0], FunctionValue) and last == "run_sync" else args[0]
+        return (
+            call_any(ev, args[0], [], {}, node)
+            if isinstance(args[0], FunctionValue) and last == "run_sync"
+            else args[0]
+        )
     if origin in ("asyncio.gather", "asyncio.wait"):
         return list(args)
     if origin in ("concurrent.futures.as_completed", "as_completed", "futures.as_completed", "futures.wait"):
@@ -1214,7 +1488,11 @@ def known_call(
     if last in ("get_close_matches",) and "difflib" in origin:
         import difflib
 
-        return MISSING if any(map(has_opaque, values)) else wrap(difflib.get_close_matches(*args, **kwargs), is_tainted(args[0]))
+        return (
+            MISSING
+            if any(map(has_opaque, values))
+            else wrap(difflib.get_close_matches(*args, **kwargs), is_tainted(args[0]))
+        )
     return MISSING
 
 
@@ -1304,7 +1582,7 @@ def _counter(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast
     return Counter(list(ev.iterate(args[0], node)) if args else [])
 
 
-class _LazyDict(defaultdict):  # type: ignore[type-arg]
+class _LazyDict(defaultdict[Any, Any]):
     """collections.defaultdict whose factory is a value of the evaluator."""
 
 
@@ -1542,61 +1820,158 @@ def native_module(name: str) -> NativeModule | None:
 
 
 def _module_members() -> dict[str, dict[str, Any]]:
-    maths = {
+    maths: dict[str, Any] = {
         n: pure(f"math.{n}", getattr(math, n))
-        for n in ("sqrt", "floor", "ceil", "log", "log10", "log2", "exp", "pow", "fabs", "isnan", "isclose", "trunc", "hypot", "prod", "fsum", "sin", "cos", "atan2", "radians", "degrees")
+        for n in (
+            "sqrt",
+            "floor",
+            "ceil",
+            "log",
+            "log10",
+            "log2",
+            "exp",
+            "pow",
+            "fabs",
+            "isnan",
+            "isclose",
+            "trunc",
+            "hypot",
+            "prod",
+            "fsum",
+            "sin",
+            "cos",
+            "atan2",
+            "radians",
+            "degrees",
+        )
     }
     maths.update(pi=math.pi, inf=math.inf, e=math.e, nan=math.nan)
     regex: dict[str, Any] = {
         n: _re_function(n) for n in ("compile", "search", "match", "fullmatch", "findall", "finditer", "split", "sub")
     }
-    regex.update(I=int(re.I), IGNORECASE=int(re.I), M=int(re.M), MULTILINE=int(re.M), S=int(re.S), DOTALL=int(re.S), X=int(re.X), VERBOSE=int(re.X),
-                 U=0, UNICODE=0, escape=pure("re.escape", re.escape), error=ValueError)
+    regex.update(
+        I=int(re.I),
+        IGNORECASE=int(re.I),
+        M=int(re.M),
+        MULTILINE=int(re.M),
+        S=int(re.S),
+        DOTALL=int(re.S),
+        X=int(re.X),
+        VERBOSE=int(re.X),
+        U=0,
+        UNICODE=0,
+        escape=pure("re.escape", re.escape),
+        error=ValueError,
+    )
     paths: dict[str, Any] = {
-        n: pure(f"os.path.{n}", getattr(posixpath, n))
-        for n in ("basename", "dirname", "splitext", "split", "normpath")
+        n: pure(f"os.path.{n}", getattr(posixpath, n)) for n in ("basename", "dirname", "splitext", "split", "normpath")
     }
-    paths.update(join=NativeFunction("os.path.join", _join_path), abspath=_identity("abspath"), realpath=_identity("realpath"),
-                 expanduser=_identity("expanduser"), exists=NativeFunction("exists", _path_exists), isfile=NativeFunction("isfile", _path_exists), sep="/")
+    paths.update(
+        join=NativeFunction("os.path.join", _join_path),
+        abspath=_identity("abspath"),
+        realpath=_identity("realpath"),
+        expanduser=_identity("expanduser"),
+        exists=NativeFunction("exists", _path_exists),
+        isfile=NativeFunction("isfile", _path_exists),
+        sep="/",
+    )
     no_effect = NativeFunction("no effect", lambda ev, a, k, n: None)
     logs = {n: NativeFunction(n, _log) for n in _LOG_METHODS}
     logger = NativeModule("logging.Logger", {**logs, "setLevel": no_effect, "addHandler": no_effect})
-    strings = {n: getattr(string, n) for n in ("ascii_lowercase", "ascii_uppercase", "ascii_letters", "digits", "punctuation", "whitespace", "printable")}
+    strings = {
+        n: getattr(string, n)
+        for n in (
+            "ascii_lowercase",
+            "ascii_uppercase",
+            "ascii_letters",
+            "digits",
+            "punctuation",
+            "whitespace",
+            "printable",
+        )
+    }
     strings["capwords"] = pure("capwords", string.capwords)
-    enum = {n: Opaque(f"enum.{n}") for n in ("Enum", "IntEnum", "StrEnum", "Flag", "IntFlag")}
+    enum: dict[str, Any] = {n: Opaque(f"enum.{n}") for n in ("Enum", "IntEnum", "StrEnum", "Flag", "IntFlag")}
     enum["auto"] = NativeFunction("auto", lambda ev, a, k, n: Opaque("auto()"))
     functools: dict[str, Any] = {
-        "partial": _partial, "reduce": _reduce, "wraps": _decorator_factory("wraps"), "lru_cache": _decorator_factory("lru_cache"),
-        "cache": _decorator_factory("cache"), "cached_property": Opaque("cached_property"), "total_ordering": _identity("total_ordering"),
-    }  # fmt: skip
+        "partial": _partial,
+        "reduce": _reduce,
+        "wraps": _decorator_factory("wraps"),
+        "lru_cache": _decorator_factory("lru_cache"),
+        "cache": _decorator_factory("cache"),
+        "cached_property": Opaque("cached_property"),
+        "total_ordering": _identity("total_ordering"),
+    }
     itools = {n: _combine(n) for n in ("product", "combinations", "permutations", "islice", "zip_longest", "repeat")}
     itools["chain"] = _chain
     json_members = {"dumps": _dumps, "loads": _loads, "load": _json_load, "JSONDecodeError": ValueError}
-    yaml_members = {"safe_load": _yaml_load, "load": _yaml_load, "full_load": _yaml_load, "SafeLoader": Opaque("SafeLoader"), "FullLoader": Opaque("FullLoader"), "Loader": Opaque("Loader")}
+    yaml_members = {
+        "safe_load": _yaml_load,
+        "load": _yaml_load,
+        "full_load": _yaml_load,
+        "SafeLoader": Opaque("SafeLoader"),
+        "FullLoader": Opaque("FullLoader"),
+        "Loader": Opaque("Loader"),
+    }
     return {
-        "re": regex, "regex": regex, "math": maths, "json": json_members, "simplejson": json_members, "ujson": json_members,
-        "os.path": paths, "posixpath": paths, "ntpath": paths, "string": strings, "enum": enum, "functools": functools,
-        "itertools": itools, "yaml": yaml_members,
-        "operator": {"itemgetter": _itemgetter, "attrgetter": _attrgetter,
-                     "contains": NativeFunction("contains", lambda ev, a, k, n: ev.contains(a[1], a[0], n))},
-        "collections": {"Counter": _counter, "defaultdict": _defaultdict, "OrderedDict": _ordered, "deque": _deque, "namedtuple": _namedtuple},
-        "dataclasses": {"dataclass": _dataclass, "field": _field, "asdict": NativeFunction("asdict", lambda ev, a, k, n: dict(a[0].attributes) if isinstance(a[0], Instance) else a[0])},
+        "re": regex,
+        "regex": regex,
+        "math": maths,
+        "json": json_members,
+        "simplejson": json_members,
+        "ujson": json_members,
+        "os.path": paths,
+        "posixpath": paths,
+        "ntpath": paths,
+        "string": strings,
+        "enum": enum,
+        "functools": functools,
+        "itertools": itools,
+        "yaml": yaml_members,
+        "operator": {
+            "itemgetter": _itemgetter,
+            "attrgetter": _attrgetter,
+            "contains": NativeFunction("contains", lambda ev, a, k, n: ev.contains(a[1], a[0], n)),
+        },
+        "collections": {
+            "Counter": _counter,
+            "defaultdict": _defaultdict,
+            "OrderedDict": _ordered,
+            "deque": _deque,
+            "namedtuple": _namedtuple,
+        },
+        "dataclasses": {
+            "dataclass": _dataclass,
+            "field": _field,
+            "asdict": NativeFunction(
+                "asdict", lambda ev, a, k, n: dict(a[0].attributes) if isinstance(a[0], Instance) else a[0]
+            ),
+        },
         "csv": {"reader": _csv_reader, "DictReader": _csv_dict_reader},
-        "io": {"open": _open}, "codecs": {"open": _open},
+        "io": {"open": _open},
+        "codecs": {"open": _open},
         "copy": {"copy": _deepcopy, "deepcopy": _deepcopy},
         "argparse": {"ArgumentParser": _argument_parser},
         "configparser": {"ConfigParser": _config_parser, "RawConfigParser": _config_parser},
         "pathlib": {"Path": _path, "PurePath": _path},
         "decimal": {"Decimal": _decimal},
         "difflib": {"get_close_matches": _close},
-        "logging": {**logs, "getLogger": NativeFunction("getLogger", lambda ev, a, k, n: logger), "basicConfig": no_effect,
-                    "DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50},
+        "logging": {
+            **logs,
+            "getLogger": NativeFunction("getLogger", lambda ev, a, k, n: logger),
+            "basicConfig": no_effect,
+            "DEBUG": 10,
+            "INFO": 20,
+            "WARNING": 30,
+            "ERROR": 40,
+            "CRITICAL": 50,
+        },
         "pprint": {"pprint": _print, "pp": _print},
         "typing": {"cast": NativeFunction("cast", lambda ev, a, k, n: a[1])},
         "time": {"sleep": no_effect},
         "os": {"path": NativeModule("os.path", paths), "getenv": NativeFunction("getenv", _getenv), "sep": "/"},
         "sys": {"exit": NativeFunction("exit", _exit)},
-    }  # fmt: skip
+    }
 
 
 def _getenv(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:

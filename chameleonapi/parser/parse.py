@@ -9,10 +9,11 @@ import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chameleonapi.decisions import DecisionSummary, Interval, NumericVariable, Span, TargetList
+from chameleonapi.decisions import DecisionSummary, Span, TargetList
 from chameleonapi.parser import library, probing, words
 from chameleonapi.parser.effects import Atom
 from chameleonapi.parser.entries import Entry, find_entries
@@ -98,7 +99,9 @@ class Parser:
                 if any(_mentions_api(x.text) for x in app.problems):
                     report.decisions.append(_unsupported("unknown", "", report.reason, Span(p.path, p.line)))
             else:
-                report.reason = "no call of a known ML API was found" if not seen_calls else "no entry point reaches the API call"
+                report.reason = (
+                    "no call of a known ML API was found" if not seen_calls else "no entry point reaches the API call"
+                )
             return report
         self.evaluator = Evaluator(app)
         found: dict[tuple[Site, str], list[tuple[Entry, list[DecisionSummary]]]] = {}
@@ -217,7 +220,15 @@ class Parser:
         spec = FIELDS[field_name]
         vocabulary = self._vocabulary(spec.vocabulary)
         session = Session(
-            self.evaluator, self._entry_call(entry), site, field_name, choices, vocabulary, self.constants, self.numbers, neutral
+            self.evaluator,
+            self._entry_call(entry),
+            site,
+            field_name,
+            choices,
+            vocabulary,
+            self.constants,
+            self.numbers,
+            neutral,
         )
         if session.has_paths:  # a text that is no path can never be a label, and applications take paths apart
             session.constants = tuple(c for c in self.constants if c.startswith("/"))
@@ -244,7 +255,11 @@ class Parser:
             except Refusal as refusal:
                 made = [_unsupported(*_api_of(key), _located(refusal, entry), _site_span(site, self.app))]
             except RecursionError:
-                made = [_unsupported(*_api_of(key), f"{entry.path}:{entry.line}: nested too deeply", _site_span(site, self.app))]
+                made = [
+                    _unsupported(
+                        *_api_of(key), f"{entry.path}:{entry.line}: nested too deeply", _site_span(site, self.app)
+                    )
+                ]
             finally:
                 self.num_probes += session.num_runs
             if made and made[0].kind == "constant" and field_name in _OTHER_FIELD:
@@ -306,18 +321,31 @@ class Parser:
                     varied = True
                     refusal = self._depends_on_unknown(session, analysis)
                     if refusal is not None:
-                        return [_unsupported(*_api_of((session.site, session.field_name)), refusal, _site_span(session.site, self.app), spec.scale)]
+                        return [
+                            _unsupported(
+                                *_api_of((session.site, session.field_name)),
+                                refusal,
+                                _site_span(session.site, self.app),
+                                spec.scale,
+                            )
+                        ]
                     return [self._summary(entry, session, analysis, result, request)]
                 if name == "all effects" and not varied:
                     # Prints and variables may still vary; other subsets of these effects cannot.
                     continue
-            if varied or not self._is_indexed(session):
-                if varied or padding == 0 and top == 0.99 and not self._scores_matter(session):
-                    break
+            first_only = (
+                padding == 0 and top == 0.99 and not self._is_indexed(session) and not self._scores_matter(session)
+            )
+            if varied or first_only:
+                break
         if varied:
             reason, where = reasons[0]
             place = f"{where[0]}:{where[1]}: " if where[0] else ""
-            return [_unsupported(*_api_of((session.site, session.field_name)), place + reason, self._test_span(session), spec.scale)]
+            return [
+                _unsupported(
+                    *_api_of((session.site, session.field_name)), place + reason, self._test_span(session), spec.scale
+                )
+            ]
         return [self._no_variation(entry, session, request)]
 
     def _is_indexed(self, session: Session) -> bool:
@@ -351,7 +379,11 @@ class Parser:
             observed = session.observe(session.output([label]))
             branches.update(observed.run.branches)
             views.append(
-                frozenset((a.channel, a.pattern) for a in observed.atoms if probing._is_main(a) and (a.channel, a.pattern) not in ungated)
+                frozenset(
+                    (a.channel, a.pattern)
+                    for a in observed.atoms
+                    if probing._is_main(a) and (a.channel, a.pattern) not in ungated
+                )
             )
         number: dict[Any, int] = {}
         return tuple(number.setdefault(v, len(number)) for v in views), branches
@@ -401,13 +433,16 @@ class Parser:
             side = session.choices.get(key, branch.default)
             other = replace(session, choices={**session.choices, key: not side}, cache={}, num_runs=0)
             try:
-                flipped = self._grouping(other, Analysis(other, analysis.keep, analysis.base, analysis.padding, analysis.top), sample)
+                flipped = self._grouping(
+                    other, Analysis(other, analysis.keep, analysis.base, analysis.padding, analysis.top), sample
+                )
             except Refusal:
                 continue
             session.num_runs += other.num_runs
             if flipped != base:
                 if is_model:
-                    return f"{branch.path}:{branch.line}: the decision mixes the API's output with another model ({branch.origin})"
+                    place = f"{branch.path}:{branch.line}"
+                    return f"{place}: the decision mixes the API's output with another model ({branch.origin})"
                 return (
                     f"{branch.path}:{branch.line}: the API's output is tested against a value that is not in the source "
                     f"({branch.origin})"
@@ -439,7 +474,13 @@ class Parser:
         if order != "app_choice":
             # No order among them: list them as the source mentions them.
             place = {text: i for i, text in enumerate(session.constants)}
-            found.sort(key=lambda f: min((place[t] for t in f[1].texts if t in place), default=len(place)))
+
+            def rank(item: tuple[Any, words.Predicate]) -> tuple[tuple[str, int, int], int]:
+                one, tests = item
+                where = self._test_place(session, analysis, one)
+                return where, min((place[t] for t in tests.texts if t in place), default=len(place))
+
+            found.sort(key=rank)
         lists = [one for one, _ in found]
         made = probing._as_summary(session, lists, kind, order, window)
         known = set(session.vocabulary)
@@ -451,7 +492,9 @@ class Parser:
             unknown = [x for x in one.labels if x not in known]
             absorbed = tests.absorbed
             if one.clauses:
-                absorbed = tuple(x for x in unknown if any(x.casefold() in v.casefold() for v in one.labels if v in known))
+                absorbed = tuple(
+                    x for x in unknown if any(x.casefold() in v.casefold() for v in one.labels if v in known)
+                )
             missing = tuple(x for x in unknown if x not in absorbed)
             full.append(
                 replace(
@@ -465,7 +508,9 @@ class Parser:
             for text in missing:
                 near = next((v for v in session.vocabulary if v.casefold() == text.casefold()), None)
                 if near is not None:
-                    warnings.append(f"tests for {text!r}, which differs from the label {near!r} in case: it never matches")
+                    warnings.append(
+                        f"tests for {text!r}, which differs from the label {near!r} in case: it never matches"
+                    )
                 elif session.vocabulary and len(missing) <= 8 and not one.echo:
                     warnings.append(f"tests for {text!r}, which is not a label of this API's vocabulary")
             surprising = words.accidental(target.labels, tests.contains)
@@ -511,6 +556,17 @@ class Parser:
                 side = session.choices.get(key, branch.default)
                 out.append(f"{branch.path}:{branch.line}: {branch.origin} is taken to be {'true' if side else 'false'}")
         return list(dict.fromkeys(out))[:20]
+
+    def _test_place(self, session: Session, analysis: Analysis, one: Any) -> tuple[str, int, int]:
+        """Where the first test stands that holds for a list's labels and not for others."""
+        observed = session.observe(analysis.pad(one.witness))
+        plain = session.observe(analysis.pad(session.output([session.nothing], analysis.top))).run.outcomes
+        places = [
+            (path, getattr(node, "lineno", 0), getattr(node, "col_offset", 0))
+            for key, (node, path, outcomes) in observed.run.outcomes.items()
+            if True in outcomes and (key not in plain or plain[key][2] != outcomes)
+        ]
+        return min(places, default=("", 0, 0))
 
     def _spans(self, session: Session, analysis: Analysis, one: Any, delta: list[Atom]) -> tuple[Span, ...]:
         observed = session.observe(analysis.pad(one.witness))
@@ -564,7 +620,7 @@ class Parser:
             return None
         made: list[DecisionSummary] = []
         for channel in channels:
-            analysis = Analysis(session, lambda a, channel=channel: a.channel == channel, "other", padding, top)
+            analysis = Analysis(session, partial(_is_in_channel, channel), "other", padding, top)
             try:
                 result = analysis.find()
             except NoVariation:
@@ -590,13 +646,22 @@ class Parser:
             for observed in session.cache.values():
                 for branch in observed.run.branches.values():
                     if branch.after_api and (branch.tainted or library.is_local_model(branch.origin)):
-                        other = replace(session, choices={**session.choices, id(branch.node): not session.choices.get(id(branch.node), branch.default)}, cache={}, num_runs=0)
+                        other = replace(
+                            session,
+                            choices={
+                                **session.choices,
+                                id(branch.node): not session.choices.get(id(branch.node), branch.default),
+                            },
+                            cache={},
+                            num_runs=0,
+                        )
                         try:
                             again = probing.numeric_variables(other, keep)
                         except NoVariation:
                             again = ()
                         if [v.breakpoints for v in again] != [v.breakpoints for v in variables]:
-                            reason = f"{branch.path}:{branch.line}: the API's number is combined with a value that is not in the source ({branch.origin})"
+                            place = f"{branch.path}:{branch.line}"
+                            reason = f"{place}: the API's number is combined with a value not in the source ({branch.origin})"
                             return [_unsupported(spec.api, spec.name, reason, span, spec.scale)]
             return [
                 DecisionSummary(
@@ -607,7 +672,15 @@ class Parser:
         nothing = {n: (lo + hi) / 2 for n, lo, hi in spec.variables}
         echo = any(probing._marked(a.pattern) for a in session.observe(nothing).atoms)
         if echo:
-            return [_unsupported(spec.api, spec.name, f"{span.path}:{span.line}: the application passes the API's number on without deciding anything", span, spec.scale)]
+            return [
+                _unsupported(
+                    spec.api,
+                    spec.name,
+                    f"{span.path}:{span.line}: the application passes the API's number on without deciding anything",
+                    span,
+                    spec.scale,
+                )
+            ]
         return [
             DecisionSummary(
                 spec.api, spec.name, "constant", source=(span, self._entry_span(entry)), scale=spec.scale,
@@ -630,7 +703,12 @@ class Parser:
         best, branches = variety(session)
         for key, branch in list(branches.items())[:12]:
             if branch.after_api:
-                other = replace(session, choices={**session.choices, key: not session.choices.get(key, branch.default)}, cache={}, num_runs=0)
+                other = replace(
+                    session,
+                    choices={**session.choices, key: not session.choices.get(key, branch.default)},
+                    cache={},
+                    num_runs=0,
+                )
                 score, _ = variety(other)
                 if score > best:
                     best, session = score, other
@@ -650,20 +728,35 @@ class Parser:
         tests = any(o.run.text_tests for o in session.cache.values())
         source = (site_span, self._entry_span(entry))
         keep = probing._is_main
-        added = {(a.channel, a.pattern) for a in nothing.atoms if keep(a) and TEXT_MARK not in a.pattern}
+        added = {(a.channel, a.pattern) for a in nothing.atoms if keep(a) and not probing._marked(a.pattern)}
         before = {(a.channel, a.pattern) for a in empty.atoms if keep(a)}
         new = [a for a in nothing.atoms if (a.channel, a.pattern) in added - before and session.nothing not in a.text]
         unknown = self._unknown_reason(session)
-        presence = bool(new) and not bugs and not tests and spec.kind == "labels" and session.vocabulary and nothing.run.raised is None
+        presence = (
+            bool(new)
+            and not bugs
+            and not tests
+            and spec.kind == "labels"
+            and session.vocabulary
+            and nothing.run.raised is None
+        )
         if presence and all(a.is_display for a in new) and passes_on:
             presence = False
         warnings = [f"{p}:{n}: {m}" for m, (p, n) in bugs.items()]
         if unknown is not None and not bugs:
             return _unsupported(spec.api, spec.name, unknown, site_span, spec.scale)
         if presence and empty.run.raised is None:
-            target = TargetList(0, session.vocabulary, predicate="any label at all", outcome=probing.describe(new), source=(site_span,))
+            target = TargetList(
+                0, session.vocabulary, predicate="any label at all", outcome=probing.describe(new), source=(site_span,)
+            )
             analysis = Analysis(session, lambda a: keep(a) and TEXT_MARK not in a.pattern, "empty")
-            one = probing._List(list(session.vocabulary[:1]), analysis.single(session.vocabulary[0]), session.output(session.vocabulary[:1]), 0, False)
+            one = probing._List(
+                list(session.vocabulary[:1]),
+                analysis.single(session.vocabulary[0]),
+                session.output(session.vocabulary[:1]),
+                0,
+                False,
+            )
             try:
                 analysis._thresholds([one], analysis.view(()), "true_false")
             except Reject:
@@ -674,12 +767,16 @@ class Parser:
                 warnings=("reacts to any label, whatever it is", *self._assumptions(session)),
             )  # fmt: skip
         if nothing.run.raised is not None and not tests and not passes_on:
-            reason = f"{site_span.path}:{site_span.line}: the evaluated code ends with {nothing.run.raised.names[0]} after the API call"
+            ending = nothing.run.raised.names[0]
+            reason = f"{site_span.path}:{site_span.line}: the evaluated code ends with {ending} after the API call"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
-        numbers = [a for a in nothing.atoms if NUMBER_MARK in a.pattern and a.category not in ("log", "variable", "attribute")]
+        numbers = [
+            a for a in nothing.atoms if NUMBER_MARK in a.pattern and a.category not in ("log", "variable", "attribute")
+        ]
         if numbers and not marked and not bugs and not tests:
             place = nothing.atoms[numbers[0]]
-            reason = f"{place[0] or site_span.path}:{place[1] or site_span.line}: the application passes a score or a count on without deciding anything on it"
+            where = f"{place[0] or site_span.path}:{place[1] or site_span.line}"
+            reason = f"{where}: the application passes a score or a count on without deciding anything on it"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if marked and not bugs and (passes_on or not tests):
             place = nothing.atoms[(passes_on or marked)[0]]
@@ -687,11 +784,19 @@ class Parser:
             reason = f"{where}: the application passes label text on without deciding anything on it"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if tests:
-            warnings.append(f"{site_span.path}:{site_span.line}: labels are tested, but no label of the vocabulary changes what the application does")
+            warnings.append(
+                f"{site_span.path}:{site_span.line}: labels are tested, but no label of the vocabulary changes anything"
+            )
         elif not warnings:
             warnings.append(f"{site_span.path}:{site_span.line}: the answer of the API changes nothing")
         return DecisionSummary(
-            spec.api, spec.name, "constant", source=source, scale=spec.scale, request=dict(request), warnings=tuple(warnings)
+            spec.api,
+            spec.name,
+            "constant",
+            source=source,
+            scale=spec.scale,
+            request=dict(request),
+            warnings=tuple(warnings),
         )
 
     def _unknown_reason(self, session: Session) -> str | None:
@@ -726,15 +831,23 @@ class Parser:
         # A field that is not looked at, at a site where another field is, says nothing; nor does a helper's own echo.
         busy = {d.source[0] for d in real}
         refused = [d for d in refused if not (d.source and d.source[0] in busy and "without deciding" in d.reason)]
+        if real:
+            # What only hands the answer on (a demo, a helper of its own) is no decision beside real ones.
+            report.notes += [d.reason for d in refused if "without deciding" in d.reason]
+            refused = [d for d in refused if "without deciding" not in d.reason]
         constant = [d for d in constant if not (d.source and d.source[0] in busy)]
         stuck = {d.source[0] for d in refused if d.source}
         constant = [d for d in constant if not (d.source and d.source[0] in stuck)]
         if real or refused:
-            constant = [d for d in constant if any("tested" in w or "never" in w for w in d.warnings)] if not real else []
+            constant = (
+                [d for d in constant if any("tested" in w or "never" in w for w in d.warnings)] if not real else []
+            )
         report.decisions = _distinct([*real, *refused, *constant])
         for site in sites:
             if site.method not in CUSTOMIZED:
-                report.other_apis.append(f"{site.path}:{site.line}: {site.provider}.{site.method} (known, not customized)")
+                report.other_apis.append(
+                    f"{site.path}:{site.line}: {site.provider}.{site.method} (known, not customized)"
+                )
         report.notes += failures[:10]
         if not report.decisions:
             if report.other_apis:
@@ -758,6 +871,10 @@ class Parser:
                 report.reason = "no entry point reaches a call of a known ML API"
 
 
+def _is_in_channel(channel: tuple[str, str, str], atom: Atom) -> bool:
+    return atom.channel == channel
+
+
 def analysis_groups(analysis: Analysis) -> list[list[str]]:
     """Labels by outcome under one analysis, without those that do nothing."""
     base = frozenset((c, p) for c, p, _ in analysis.view(analysis.base_output))
@@ -776,7 +893,9 @@ def _distinct(decisions: Sequence[DecisionSummary]) -> list[DecisionSummary]:
         for i, known in enumerate(out):
             if _essence(known) == _essence(decision):
                 spans = tuple(dict.fromkeys((*known.source, *decision.source)))
-                out[i] = replace(known, source=spans, warnings=tuple(dict.fromkeys((*known.warnings, *decision.warnings))))
+                out[i] = replace(
+                    known, source=spans, warnings=tuple(dict.fromkeys((*known.warnings, *decision.warnings)))
+                )
                 break
         else:
             out.append(decision)
@@ -840,7 +959,11 @@ def _constants(app: Application) -> tuple[tuple[str, ...], tuple[float, ...]]:
                 value = node.value
                 if isinstance(value, str) and 0 < len(value.strip()) <= 60 and not _NO_LABEL_TEXT.search(value):
                     texts.setdefault(value)
-                if isinstance(value, str) and (len(value) > 12 and ("," in value or " " in value or "|" in value or "\n" in value)) and len(value) < 3000:
+                if (
+                    isinstance(value, str)
+                    and (len(value) > 12 and ("," in value or " " in value or "|" in value or "\n" in value))
+                    and len(value) < 3000
+                ):
                     for part in _REGEX_SIGNS.sub("", value).replace("|", ",").replace("\n", ",").split(","):
                         if 0 < len(part.strip()) <= 40 and not _NO_LABEL_TEXT.search(part):
                             texts.setdefault(part.strip())
@@ -858,9 +981,7 @@ def _constants(app: Application) -> tuple[tuple[str, ...], tuple[float, ...]]:
     return tuple(texts)[:_MAX_CONSTANTS], tuple(numbers)
 
 
-def parse_application(
-    path: Path, vocabularies: Mapping[str, Sequence[str]] | None = None
-) -> ParseReport:
+def parse_application(path: Path, vocabularies: Mapping[str, Sequence[str]] | None = None) -> ParseReport:
     """Find the decision processes of an application.
 
     Args:

@@ -6,12 +6,15 @@
     scores --> thresholds          many labels --> how many labels the application looks at
     random outputs --> does the process found predict what the application does? if not, it is refused
 
-Source: ChameleonAPI, extraction of the decision process; probing replaces the paper's symbolic execution (DEVIATION
-chameleonapi-1: the vocabulary is finite, so enumeration answers exactly what a constraint solver was asked for).
+Source: ChameleonAPI, extraction of the decision process; probing replaces the paper's symbolic execution.
 """
 
+# DEVIATION chameleonapi-1: enumeration over the finite vocabulary in place of symbolic execution and a constraint solver.
+
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from chameleonapi.decisions import (
     DecisionSummary,
@@ -118,7 +121,9 @@ class Session:
         if self.num_runs > _MAX_RUNS:
             raise Refusal(f"budget: more than {_MAX_RUNS} probes")
         made = Answer(labels=list(answer)) if isinstance(answer, tuple) else Answer(numbers=dict(answer))
-        run = Run(target=(self.site, self.field_name), answer=made, neutral=self.neutral, choices=self.choices, explain=True)
+        run = Run(
+            target=(self.site, self.field_name), answer=made, neutral=self.neutral, choices=self.choices, explain=True
+        )
         self.evaluator.execute(run, self.entry)
         atoms = dict(run.atoms)
         for values, where in run.finals.values():
@@ -258,9 +263,9 @@ class Analysis:
             raise NoVariation("no label of the vocabulary changes what the application does")
         warnings: list[str] = []
         window = self._window(lists, base_view)
+        candidates: list[tuple[list[_List], str, str | None]]
         if len(lists) == 1:
-            kind, order = "true_false", None
-            candidates = [(lists, kind, order)]
+            candidates = [(lists, "true_false", None)]
         else:
             candidates = self._orders(lists, base_view)
         problems: list[str] = []
@@ -305,14 +310,26 @@ class Analysis:
                 by_view.setdefault(views[label] if echo else frozenset(), []).append(label)
             members = [m for m in labels if m in known]
             for same in by_view.values():
-                if echo and not any(s in known for s in same) and members and all(_absorbed(s, members) for s in same):
-                    continue  # a search text ("eye") that is no label itself: its matches are listed
+                if echo and not any(x in known for x in same):
+                    if members and all(_absorbed(x, members) for x in same):
+                        continue  # a search text ("eye") that is no label itself: its matches are listed
+                    if all(self._is_quote(x, labels, sig) for x in same):
+                        continue  # a message that happens to hold a search text
                 first = next((s for s in same if s in known), same[0])
                 witness = self.session.output([first], self.top)
                 lists.append(_List(same, views[first], witness, number, echo))
         if len(lists) > 1500:
             raise Reject("more than 1500 different outcomes")
         return lists
+
+    def _is_quote(self, text: str, labels: Sequence[str], sig: frozenset[tuple[tuple[str, str, str], str]]) -> bool:
+        """True if a text of the source only matches because a shorter text that is searched for occurs in it."""
+        for part in labels:
+            if part.casefold() != text.casefold() and part.casefold() in text.casefold():
+                inside = frozenset((c, p) for c, p, _ in self.single(f"zq {part} zq"))
+                if inside == sig:
+                    return True
+        return False
 
     def _outcomes(self, label: str) -> frozenset[tuple[int, frozenset[bool]]]:
         observed = self.session.observe(self.pad(self.session.output([label], self.top)))
@@ -322,6 +339,10 @@ class Analysis:
         """Conjunctions, refinements and suppressing labels: what pairs of labels do that neither does alone."""
         session = self.session
         labels = self._probe_labels()
+        if not self.padding and self.view(session.output([session.nothing, *self.fillers[:9]], self.top)) != self.view(
+            session.output([session.nothing], self.top)
+        ):
+            return [], []  # more labels alone change the effects: positions are read, which padded outputs will show
         matched = {label for one in lists for label in one.labels} | self.active
         plain = self._outcomes(session.nothing)
         classes: dict[frozenset[tuple[int, frozenset[bool]]], list[str]] = {}
@@ -384,7 +405,9 @@ class Analysis:
                         counted = [x for m in silent if len(members_of[m]) for x in members_of[m]]
                         raise _Counted("several labels of one list are needed", counted)
             hits: dict[View, list[str]] = {}
-            others = [x for x in (labels if len(silent) <= 4 else pool) if x not in matched and x not in members_of[rep]]
+            others = [
+                x for x in (labels if len(silent) <= 4 else pool) if x not in matched and x not in members_of[rep]
+            ]
             for other in others:
                 both = pair(rep, other)
                 if both != base_view and pair(other, rep) == both:
@@ -412,15 +435,25 @@ class Analysis:
                 clauses = []
                 for i, label in enumerate(needed):
                     others = [*needed[:i], *needed[i + 1 :]]
-                    clause = [x for x in pool if x not in others and self.view(session.output([*others, x], self.top)) == all_view]
+                    clause = [
+                        x
+                        for x in pool
+                        if x not in others and self.view(session.output([*others, x], self.top)) == all_view
+                    ]
                     clauses.append(clause or [label])
                 conjunctions.append(self._conjunction(all_view, clauses, tuple(needed), group))
         for one in conjunctions[:6]:
             together = [x for x, _ in one.witness]
-            fills = [x for x in pool if x not in one.labels and self.view(session.output([*together, x], self.top)) == base_view]
+            fills = [
+                x
+                for x in pool
+                if x not in one.labels and self.view(session.output([*together, x], self.top)) == base_view
+            ]
             if fills:
                 one.unless = [
-                    x for x in labels if x not in one.labels and self.view(session.output([*together, x], self.top)) == base_view
+                    x
+                    for x in labels
+                    if x not in one.labels and self.view(session.output([*together, x], self.top)) == base_view
                 ]
         return conjunctions, list(dict.fromkeys([*silent, *pool]))
 
@@ -472,7 +505,7 @@ class Analysis:
         if any(not r for r in relations.values()):
             i, j = next(k for k, r in relations.items() if not r)
             raise Reject(
-                f"mixed: {_name(lists[i])} together with {_name(lists[j])} does something that neither does alone, and not both things"
+                f"mixed: {_name(lists[i])} together with {_name(lists[j])} does what neither does alone, and not both things"
             )
         out: list[tuple[list[_List], str, str | None]] = []
         singles_only = self.session.spec.kind == "single"
@@ -562,7 +595,9 @@ class Analysis:
         states = [v == high for v in views]
         if all(states):
             return None
-        if any(not s and v != base_view and v != self._weak(labels, g) for s, v, g in zip(states, views, grid, strict=True)):
+        if any(
+            not s and v != base_view and v != self._weak(labels, g) for s, v, g in zip(states, views, grid, strict=True)
+        ):
             raise _Graded("the outcome of one label changes with its score", labels)
         flips = sum(a != b for a, b in zip(states, [*states[1:], True], strict=True))
         if flips != 1:
@@ -583,15 +618,20 @@ class Analysis:
         scale = self.session.spec.scale
         marks = {scale * i / 25 for i in range(1, 25)}
         for number in self.session.numbers:
-            marks.update(v for n in (number, number / 100, number * 100) for v in (n, n - 1e-4 * scale, n + 1e-4 * scale) if 0 < v < scale * self.top)
+            marks.update(
+                v
+                for n in (number, number / 100, number * 100)
+                for v in (n, n - 1e-4 * scale, n + 1e-4 * scale)
+                if 0 < v < scale * self.top
+            )
         ordered = sorted({round(m, 9) for m in marks} | {scale * self.top})
         out: list[_List] = []
         for one in lists:
             labels = [x for x, _ in one.witness]
-            points = _breakpoints(lambda s, labels=labels: self._at_score(labels, s), ordered[0], ordered[-1], ordered)
+            points = _breakpoints(partial(self._at_score, labels), ordered[0], ordered[-1], ordered)
             edges = [0.0, *points, scale * self.top]
             grades = []
-            for low, high in zip(edges, edges[1:], strict=False):
+            for low, high in itertools.pairwise(edges):
                 middle = (low + high) / 2
                 view = self._at_score(labels, middle)
                 if view != base_view and view != self._weak(labels, middle):
@@ -677,7 +717,9 @@ class Analysis:
             chosen_ids = summary.decide(output)
             if not self._agrees(view, [lists[c] for c in chosen_ids], lists, kind, base_view, output):
                 shown = ", ".join(f"{x} {s:g}" for x, s in output)
-                raise Reject(f"the effects do not follow from single labels: the output [{shown}] is treated differently")
+                raise Reject(
+                    f"the effects do not follow from single labels: the output [{shown}] is treated differently"
+                )
         if self.base == "other":
             empty = self.view(())
             if empty != base_view and not self.padding:
@@ -697,7 +739,9 @@ class Analysis:
         if view == (base_view - removed) | added:
             return True
         return all(_includes(view, one.view, base_view) for one in chosen) and not any(
-            _includes(view, one.view, base_view) for one in lists if one not in chosen and not _covered(one, chosen, base_view)
+            _includes(view, one.view, base_view)
+            for one in lists
+            if one not in chosen and not _covered(one, chosen, base_view)
         )
 
 
@@ -876,19 +920,30 @@ def numeric_variables(session: Session, keep: Callable[[Atom], bool]) -> tuple[N
             if other != name:
                 # One value of the other numbers in every interval that the source's constants cut.
                 cuts = [other_low, *(c for c in constants if other_low < c < other_high), other_high]
-                values = [other_low, other_high, *((a + b) / 2 for a, b in zip(cuts, cuts[1:], strict=False))]
+                values = [other_low, other_high, *((a + b) / 2 for a, b in itertools.pairwise(cuts))]
                 helds += [{**middle, other: value} for value in dict.fromkeys(values[:12])]
         best: NumericVariable | None = None
         for held in helds:
-            points = _breakpoints(lambda x, held=held, name=name: view({**held, name: x}), low, high, anchors(low, high))
+            numbers = partial(_with_number, held, name)
+            points = _breakpoints(partial(_view_at, view, numbers), low, high, anchors(low, high))
             if points and (best is None or len(points) > len(best.breakpoints)):
-                intervals = _intervals(session, keep, lambda x, held=held, name=name: {**held, name: x}, points, low, high)
+                intervals = _intervals(session, keep, numbers, points, low, high)
                 best = NumericVariable(name, tuple(points), intervals, {k: v for k, v in held.items() if k != name})
         if best is not None:
             found.append(best)
     if not found:
         raise NoVariation("no value of the API's numbers changes what the application does")
     return tuple(found)
+
+
+def _with_number(held: dict[str, float], name: str, value: float) -> dict[str, float]:
+    return {**held, name: value}
+
+
+def _view_at(
+    view: Callable[[dict[str, float]], View], numbers: Callable[[float], dict[str, float]], value: float
+) -> View:
+    return view(numbers(value))
 
 
 def _anchors(session: Session) -> Callable[[float, float], list[float]]:
@@ -907,7 +962,7 @@ def _anchors(session: Session) -> Callable[[float, float], list[float]]:
 def _breakpoints(view: Callable[[float], View], low: float, high: float, marks: list[float]) -> list[float]:
     points: list[float] = []
     previous = view(marks[0])
-    for left, right in zip(marks, marks[1:], strict=False):
+    for left, right in itertools.pairwise(marks):
         current = view(right)
         if current != previous:
             a, b = left, right
@@ -920,7 +975,8 @@ def _breakpoints(view: Callable[[float], View], low: float, high: float, marks: 
                 else:
                     b = middle
             value = next(
-                (round((a + b) / 2, d) for d in range(1, 8) if a - 1e-7 <= round((a + b) / 2, d) <= b + 1e-7), (a + b) / 2
+                (round((a + b) / 2, d) for d in range(1, 8) if a - 1e-7 <= round((a + b) / 2, d) <= b + 1e-7),
+                (a + b) / 2,
             )
             if not points or abs(points[-1] - value) > 1e-6 * (high - low):
                 points.append(value)
@@ -943,7 +999,7 @@ def _intervals(
     edges = [low, *[p for p in points if low < p < high], high]
     out: list[Interval] = []
     views: list[View] = []
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         inner, text = shown((a + b) / 2)
         at_low, _ = shown(a)
         at_high, _ = shown(b)
@@ -1010,14 +1066,17 @@ def count_variable(session: Session, analysis: Analysis, labels: Sequence[str]) 
     others = [c for c in session.constants if c in in_vocabulary and c not in known] + list(fillers[:4])
     for _ in range(30):
         count = int(rng.integers(0, limit + 1))
-        chosen = [known[int(i)] for i in (rng.integers(0, len(known), count) if session.repeats else rng.permutation(len(known))[:count])]
+        chosen = [
+            known[int(i)]
+            for i in (rng.integers(0, len(known), count) if session.repeats else rng.permutation(len(known))[:count])
+        ]
         chosen += [others[int(i)] for i in rng.permutation(len(others))[: int(rng.integers(0, 3))]]
         mixed = [chosen[int(i)] for i in rng.permutation(len(chosen))]
         if analysis.view(session.output(mixed)) != (views[count] if mixed else analysis.view(())):
             return None
     edges = [0, *(int(p + 0.5) for p in points), limit + 1]
     intervals = []
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in itertools.pairwise(edges):
         atoms = [x for x in session.observe(output(a)).atoms if analysis.keep(x)]
         last = float("inf") if b == limit + 1 else float(b - 1)
         intervals.append(Interval(float(a), last, True, True, describe(atoms)))

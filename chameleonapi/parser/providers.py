@@ -112,7 +112,13 @@ COMPREHEND_METHODS = {
     "detect_syntax", "detect_pii_entities", "detect_targeted_sentiment", "detect_toxic_content", "batch_detect_entities",
 }  # fmt: skip
 OLD_VISION_METHODS = {"detect_labels": "label_annotations", "detect_objects": "localized_object_annotations"}
-OLD_LANGUAGE_METHODS = {"analyze_sentiment", "analyze_entities", "classify_text", "annotate_text", "analyze_entity_sentiment"}
+OLD_LANGUAGE_METHODS = {
+    "analyze_sentiment",
+    "analyze_entities",
+    "classify_text",
+    "annotate_text",
+    "analyze_entity_sentiment",
+}
 REST_LANGUAGE_METHODS = {
     "analyzeSentiment": "analyze_sentiment", "analyzeEntities": "analyze_entities", "classifyText": "classify_text",
     "analyzeEntitySentiment": "analyze_entity_sentiment", "annotateText": "annotate_text",
@@ -124,7 +130,12 @@ CUSTOMIZED = {
     "batch_detect_sentiment", "batch_detect_entities", "annotate", *REST_LANGUAGE_METHODS, "images:annotate",
 }  # fmt: skip
 ALL_METHODS = (
-    VISION_METHODS | LANGUAGE_METHODS | REKOGNITION_METHODS | COMPREHEND_METHODS | set(REST_LANGUAGE_METHODS) | {"annotate"}
+    VISION_METHODS
+    | LANGUAGE_METHODS
+    | REKOGNITION_METHODS
+    | COMPREHEND_METHODS
+    | set(REST_LANGUAGE_METHODS)
+    | {"annotate"}
 )
 # Names that no other library is likely to use: a receiver of unknown origin is accepted for these.
 DISTINCTIVE = (
@@ -139,7 +150,12 @@ PROVIDER_OF = {
     **dict.fromkeys(LANGUAGE_METHODS, "google.language"),
     **dict.fromkeys(VISION_METHODS, "google.vision"),
 }
-PROVIDER_IMPORTS = {"google.vision": "google", "google.language": "google", "aws.rekognition": "aws", "aws.comprehend": "aws"}
+PROVIDER_IMPORTS = {
+    "google.vision": "google",
+    "google.language": "google",
+    "aws.rekognition": "aws",
+    "aws.comprehend": "aws",
+}
 
 
 def service_of_constructor(origin: str, args: list[Any], kwargs: dict[str, Any]) -> str | None:
@@ -154,11 +170,17 @@ def service_of_constructor(origin: str, args: list[Any], kwargs: dict[str, Any])
             return "google.old_vision"
         return "google.old_language" if "language" in origin else "google.other"
     first = args[0] if args else kwargs.get("service_name", kwargs.get("serviceName"))
-    if last in ("client", "create_client", "resource") and ("boto" in origin or "ession" in origin or "aws" in origin.lower()):
+    if last in ("client", "create_client", "resource") and (
+        "boto" in origin or "ession" in origin or "aws" in origin.lower()
+    ):
         if isinstance(first, str):
             return f"aws.{first}"
         return None
-    if last == "build" and isinstance(first, str) and ("googleapiclient" in origin or "apiclient" in origin or "discovery" in origin):
+    if (
+        last == "build"
+        and isinstance(first, str)
+        and ("googleapiclient" in origin or "apiclient" in origin or "discovery" in origin)
+    ):
         return f"rest.{first}"
     return None
 

@@ -7,9 +7,33 @@ from pathlib import Path, PurePosixPath
 
 from common.errors import ConfigError
 
-_DATA_SUFFIXES = {".txt", ".csv", ".tsv", ".json", ".yaml", ".yml", ".ini", ".cfg", ".names", ".labels", ".toml", ".env", ""}
+_DATA_SUFFIXES = {
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".yaml",
+    ".yml",
+    ".ini",
+    ".cfg",
+    ".names",
+    ".labels",
+    ".toml",
+    ".env",
+    "",
+}
 _MAX_DATA_BYTES = 1_000_000
-_SKIPPED_FOLDERS = {".git", "__pycache__", "node_modules", "venv", ".venv", "env", "site-packages", ".tox", "migrations"}
+_SKIPPED_FOLDERS = {
+    ".git",
+    "__pycache__",
+    "node_modules",
+    "venv",
+    ".venv",
+    "env",
+    "site-packages",
+    ".tox",
+    "migrations",
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +134,9 @@ def read_application(path: Path) -> Application:
         ConfigError: the path does not exist or holds no Python file.
     """
     if not path.exists():
-        raise ConfigError(f"application {str(path)!r} does not exist. Give a Python file or a folder with Python files.")
+        raise ConfigError(
+            f"application {str(path)!r} does not exist. Give a Python file or a folder with Python files."
+        )
     if path.is_file():
         if path.suffix != ".py":
             raise ConfigError(f"application {str(path)!r} is not a Python file. Give a .py file or a folder.")

@@ -98,13 +98,13 @@ class Record:
         self._site = site
 
 
-class ApiDict(dict):  # type: ignore[type-arg]
+class ApiDict(dict[Any, Any]):
     """A dictionary of a provider's answer; the evaluator notes which of its keys are read."""
 
     site: Any = None
 
 
-class ApiList(list):  # type: ignore[type-arg]
+class ApiList(list[Any]):
     """A list of a provider's answer; its length counts labels."""
 
 
@@ -170,9 +170,7 @@ class ClassValue:
 
     def has_unknown_base(self) -> bool:
         """True if a base comes from outside the application, so that attributes may come from there too."""
-        return any(
-            (isinstance(b, Opaque) or (isinstance(b, ClassValue) and b.has_unknown_base())) for b in self.bases
-        )
+        return any((isinstance(b, Opaque) or (isinstance(b, ClassValue) and b.has_unknown_base())) for b in self.bases)
 
 
 @dataclass(eq=False)
@@ -282,7 +280,15 @@ def pattern_of(value: Any) -> str:
         return value
     if isinstance(value, (list, tuple, set, frozenset)):
         # Elements that look alike count once: the number of labels must not make two answers look different.
-        return "[" + ", ".join(dict.fromkeys(sorted(map(pattern_of, value)) if isinstance(value, (set, frozenset)) else map(pattern_of, value))) + "]"
+        return (
+            "["
+            + ", ".join(
+                dict.fromkeys(
+                    sorted(map(pattern_of, value)) if isinstance(value, (set, frozenset)) else map(pattern_of, value)
+                )
+            )
+            + "]"
+        )
     if isinstance(value, dict):
         return "{" + ", ".join(f"{pattern_of(k)}: {pattern_of(v)}" for k, v in value.items()) + "}"
     return text_of(value)
@@ -297,7 +303,13 @@ def text_of(value: Any) -> str:
     if isinstance(value, EnumMember):
         return f"{value.owner}.{value.name}" if value.owner else str(value.name)
     if isinstance(value, ExceptionValue):
-        return text_of(value.args[0]) if len(value.args) == 1 else str(tuple(map(text_of, value.args))) if value.args else ""
+        return (
+            text_of(value.args[0])
+            if len(value.args) == 1
+            else str(tuple(map(text_of, value.args)))
+            if value.args
+            else ""
+        )
     if isinstance(value, Record):
         return "".join(_record_line(k, v) for k, v in value._fields.items())
     if isinstance(value, (Instance,)):

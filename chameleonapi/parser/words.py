@@ -26,7 +26,7 @@ def predicate(one: "_List", session: "Session", analysis: "Analysis") -> Predica
     if one.clauses:
         text = " and ".join("(" + " or ".join(c[:6]) + (" or ..." if len(c) > 6 else "") + ")" for c in one.clauses)
         return Predicate(f"labels {text} together", (), ())
-    group = {label for label in one.labels}
+    group = set(one.labels)
     if len(session.vocabulary) > 12 and len(group) > 0.6 * len(session.vocabulary):
         others = [v for v in session.vocabulary if v not in group]
         text = f"any label except {_some(others)}" if others else "any label at all"
@@ -70,13 +70,17 @@ def predicate(one: "_List", session: "Session", analysis: "Analysis") -> Predica
             kind = f"equals{case}"
         parts.setdefault(kind, []).append(text)
         if text not in known:
-            if kind.startswith("equals") and not (folded and any(v.casefold() == text.casefold() for v in one.labels if v in known)):
+            if kind.startswith("equals") and not (
+                folded and any(v.casefold() == text.casefold() for v in one.labels if v in known)
+            ):
                 continue
             if any(text.casefold() in v.casefold() for v in one.labels if v in known):
                 absorbed.append(text)
     for text in one.labels:
-        if text not in known and text not in absorbed and any(
-            p.casefold() in text.casefold() for p in contains if p != text
+        if (
+            text not in known
+            and text not in absorbed
+            and any(p.casefold() in text.casefold() for p in contains if p != text)
         ):
             absorbed.append(text)
     if not parts:
@@ -86,7 +90,9 @@ def predicate(one: "_List", session: "Session", analysis: "Analysis") -> Predica
     for texts in parts.values():
         texts.sort(key=lambda t: place.get(t, 0))
     words = "; or ".join(f"{kind} {_some(texts)}" for kind, texts in parts.items())
-    return Predicate(f"label {words}", tuple(contains), tuple(absorbed), tuple(t for texts in parts.values() for t in texts))
+    return Predicate(
+        f"label {words}", tuple(contains), tuple(absorbed), tuple(t for texts in parts.values() for t in texts)
+    )
 
 
 def _some(texts: Sequence[str]) -> str:
@@ -99,7 +105,9 @@ def accidental(labels: Sequence[str], contains: Sequence[str]) -> list[str]:
     out = []
     for label in labels:
         words = label.casefold().replace("-", " ").split()
-        hits = [c.casefold().strip() for c in contains if c.casefold().strip() and c.casefold().strip() in label.casefold()]
+        hits = [
+            c.casefold().strip() for c in contains if c.casefold().strip() and c.casefold().strip() in label.casefold()
+        ]
         if hits and not any(w.startswith(h) or h in words or " " in h for h in hits for w in words):
             out.append(label)
     return out
@@ -153,7 +161,9 @@ def _decision(decision: DecisionSummary) -> list[str]:
         out += _target(one)
     for variable in decision.variables:
         held = ", ".join(f"{k} = {v:g}" for k, v in variable.held.items())
-        out.append(f"{variable.name}{f' (with {held})' if held else ''}: breakpoints {', '.join(f'{b:g}' for b in variable.breakpoints)}")
+        out.append(
+            f"{variable.name}{f' (with {held})' if held else ''}: breakpoints {', '.join(f'{b:g}' for b in variable.breakpoints)}"
+        )
         for interval in variable.intervals:
             low, high = "[" if interval.includes_low else "(", "]" if interval.includes_high else ")"
             out.append(f"  {low}{interval.low:g}, {interval.high:g}{high}: {interval.outcome}")
@@ -169,13 +179,18 @@ def _target(one: TargetList) -> list[str]:
     out = [f"List {one.id}: {one.predicate}{threshold}{echo}"]
     shown = ", ".join(one.labels[:12]) + (f", ... ({len(one.labels)} in all)" if len(one.labels) > 12 else "")
     if one.combine == "all":
-        out.append("  all of: " + " and ".join("(" + " or ".join(c[:6]) + (" or ..." if len(c) > 6 else "") + ")" for c in one.clauses))
+        out.append(
+            "  all of: "
+            + " and ".join("(" + " or ".join(c[:6]) + (" or ..." if len(c) > 6 else "") + ")" for c in one.clauses)
+        )
     else:
         out.append(f"  labels: {shown or 'none of this vocabulary'}")
     if one.unless:
         out.append(f"  unless: {', '.join(one.unless[:12])}")
     if one.label_thresholds:
-        out.append("  thresholds: " + ", ".join(f"{k} {t.op} {t.value:g}" for k, t in list(one.label_thresholds.items())[:8]))
+        out.append(
+            "  thresholds: " + ", ".join(f"{k} {t.op} {t.value:g}" for k, t in list(one.label_thresholds.items())[:8])
+        )
     out.append(f"  outcome: {one.outcome}")
     out += [f"  {s.path}:{s.line}: {s.text}" for s in one.source[:6]]
     return out

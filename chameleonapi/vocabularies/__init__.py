@@ -1,7 +1,8 @@
 """Labels that the ML APIs can answer, by vocabulary name.
 
-"image" is a list of our own of everyday names as image-labelling APIs use them (the providers do not publish theirs); "topic" and "moderation"
-are taxonomies that the providers document; the small enumerations are complete. Give `parse_application` your own list if you have one.
+"image" is a list of our own of everyday names as image-labelling APIs use them (the providers do not publish theirs);
+"topic" and "moderation" are taxonomies that the providers document; the small enumerations are complete. Give
+`parse_application` your own list if you have one.
 """
 
 from functools import lru_cache
@@ -10,7 +11,17 @@ from pathlib import Path
 
 from common.errors import ConfigError
 
-NAMES = ("image", "object", "topic", "moderation", "text_moderation", "sentiment", "emotion", "google_entity", "aws_entity")
+NAMES = (
+    "image",
+    "object",
+    "topic",
+    "moderation",
+    "text_moderation",
+    "sentiment",
+    "emotion",
+    "google_entity",
+    "aws_entity",
+)
 
 
 @lru_cache

@@ -53,7 +53,9 @@ def test_loss_golden_values(kind, order, scores, present, expected):
     assert float(value) == pytest.approx(expected, abs=5e-7)
 
 
-@pytest.mark.parametrize(("score", "present", "expected"), [(0.3, 1, 4.087872), (0.55, 1, 2.810883), (0.9, 1, 0.182426), (0.3, 0, 0.377541)])
+@pytest.mark.parametrize(
+    ("score", "present", "expected"), [(0.3, 1, 4.087872), (0.55, 1, 2.810883), (0.9, 1, 0.182426), (0.3, 0, 0.377541)]
+)
 def test_loss_golden_values_with_weight_and_margin(score, present, expected):
     # 0.3 present: x = 0.5 - 0.3 + 0.1 = 0.3 > 0, so 5 * sigma(1.5) = 4.087872
     app = DecisionProcess.from_lists("true_false", [[0]], 1)
@@ -75,7 +77,9 @@ def test_output_limit_raises_the_threshold():
 
 
 def test_own_threshold_replaces_theta():
-    summary = DecisionSummary("a", "f", "true_false", lists=(TargetList(0, ("x",), threshold=Threshold(">", 80.0)),), scale=100.0)
+    summary = DecisionSummary(
+        "a", "f", "true_false", lists=(TargetList(0, ("x",), threshold=Threshold(">", 80.0)),), scale=100.0
+    )
     app = DecisionProcess.from_summary(summary, ["x"])
     value = decision_loss(app, logits([[0.7]]), torch.tensor([[1]]))
     assert float(value) == pytest.approx(sigma(2 * (0.8 - 0.7)), abs=1e-7)
@@ -119,7 +123,13 @@ def cases(draw, num_labels=7):
 
 
 @settings(max_examples=150, deadline=None)
-@given(cases(), st.sampled_from([1.0, 2.0, 5.0]), st.sampled_from([1.0, 3.0]), st.sampled_from([0.0, 0.1]), st.sampled_from([None, 2, 4]))
+@given(
+    cases(),
+    st.sampled_from([1.0, 2.0, 5.0]),
+    st.sampled_from([1.0, 3.0]),
+    st.sampled_from([0.0, 0.1]),
+    st.sampled_from([None, 2, 4]),
+)
 def test_vectorised_loss_equals_loops(case, alpha, beta, margin, top_k):
     kind, order, members, scores, present = case
     app = DecisionProcess.from_lists(kind, members, len(scores), order)
@@ -162,7 +172,9 @@ def test_scores_that_do_not_matter_change_nothing(case, random):
             changed[i] = value
     before, after = torch.tensor([scores]), torch.tensor([changed])
     assert torch.equal(decide(app, before), decide(app, after))
-    assert float(decision_loss(app, logits([scores]), labels)) == pytest.approx(float(decision_loss(app, logits([changed]), labels)), abs=1e-9)
+    assert float(decision_loss(app, logits([scores]), labels)) == pytest.approx(
+        float(decision_loss(app, logits([changed]), labels)), abs=1e-9
+    )
 
 
 @settings(max_examples=80, deadline=None)
@@ -209,7 +221,8 @@ def test_the_output_limit_is_constant_for_the_gradient():
     app = DecisionProcess.from_lists("true_false", [[3]], 4)
     z = logits([[0.9, 0.8, 0.7, 0.6]]).requires_grad_()
     decision_loss(app, z, torch.tensor([[0, 0, 0, 1]]), top_k=2).backward()
-    assert float(z.grad[0, 2]) == 0 and float(z.grad[0, 3]) < 0
+    assert float(z.grad[0, 2]) == 0
+    assert float(z.grad[0, 3]) < 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -262,7 +275,7 @@ def test_batch_decisions_equal_the_reference(kind, order):
     lists = [("a", "b")] if kind == "true_false" else [("a", "b"), ("c",), ("b", "d")]
     thresholds = [None, Threshold(">", 0.7), Threshold(">=", 0.6)]
     summary = DecisionSummary(
-        "api", "field", kind, order, tuple(TargetList(i, one, threshold=thresholds[i]) for i, one in enumerate(lists)), window=None
+        "api", "field", kind, order, tuple(TargetList(i, one, threshold=thresholds[i]) for i, one in enumerate(lists))
     )  # fmt: skip
     app = DecisionProcess.from_summary(summary, vocabulary)
     for size in range(4):
@@ -299,7 +312,9 @@ def test_constant_predictor_has_the_prior_error():
     rng = np.random.default_rng(0)
     labels = torch.tensor(rng.random((400, 3)) < 0.3)
     app = DecisionProcess.from_lists("true_false", [[0, 1]], 3)
-    assert incorrect_decision_rate(app, torch.zeros(400, 3), labels) == pytest.approx(float((labels[:, 0] | labels[:, 1]).double().mean()))
+    assert incorrect_decision_rate(app, torch.zeros(400, 3), labels) == pytest.approx(
+        float((labels[:, 0] | labels[:, 1]).double().mean())
+    )
     with pytest.raises(ConfigError, match="no input"):
         incorrect_decision_rate(app, torch.zeros(0, 3), labels[:0])
 
@@ -400,7 +415,10 @@ def test_every_loss_design_keeps_the_contract(name):
     z0, labels0, members0 = z.detach().clone(), labels.clone(), app.members_LC.clone()
     design = LOSSES.create(name)
     first, second = design.loss(app, z, labels), design.loss(app, z, labels)
-    assert first.shape == () and torch.equal(first, second)
+    assert first.shape == ()
+    assert torch.equal(first, second)
     first.backward()
     assert torch.isfinite(z.grad).all()
-    assert torch.equal(z.detach(), z0) and torch.equal(labels, labels0) and torch.equal(app.members_LC, members0)
+    assert torch.equal(z.detach(), z0)
+    assert torch.equal(labels, labels0)
+    assert torch.equal(app.members_LC, members0)

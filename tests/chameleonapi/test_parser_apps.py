@@ -33,24 +33,37 @@ SINGLE = {
         MC,
         API,
         [
-            "Bottle, Plastic bottle, Glass bottle, Water bottle, Wine bottle, Beer bottle, Tin can, Beverage can, Aluminum can, Plastic, "
+            "Bottle, Plastic bottle, Glass bottle, Water bottle, Wine bottle, Beer bottle, Tin can, Beverage can, "
+            "Aluminum can, Plastic, "
             "Plastic bag, Plastic wrap, Glass, Wine glass, Paper, Paper bag, Paper product, Toilet paper, Cardboard",
             "Fruit, Vegetable, Food, Fast food, Junk food, Finger food, Comfort food, Staple food, Leaf, Plant, Succulent plant",
             "Clothing, Shirt, Dress shirt, Polo shirt, Jeans, Toy, Shoe",
         ],
     ),
-    "photo_tagger": (MS, None, ["Person, Human, Man, Woman, Child", "Dog, Cat, Pet", "Food, Meal, Dessert", "Beach, Mountain, Forest, Sky"]),
+    "photo_tagger": (
+        MS,
+        None,
+        ["Person, Human, Man, Woman, Child", "Dog, Cat, Pet", "Food, Meal, Dessert", "Beach, Mountain, Forest, Sky"],
+    ),
     "pet_door": (TF, None, ["Cat, Dog"]),
     "moderation_api": (TF, None, ["Explicit Nudity, Graphic Violence Or Gore, Hate Symbols"]),
     "plant_watering": (TF, None, ["Plant, Houseplant, Flower, Leaf"]),
     "fridge_inventory": (
-        MS, None, ["Apple, Banana, Orange, Pear, Strawberry", "Carrot, Broccoli, Tomato, Cucumber, Bell pepper", "Milk, Cheese, Yogurt, Butter"],
+        MS,
+        None,
+        [
+            "Apple, Banana, Orange, Pear, Strawberry",
+            "Carrot, Broccoli, Tomato, Cucumber, Bell pepper",
+            "Milk, Cheese, Yogurt, Butter",
+        ],
     ),
     "review_triage": (MC, None, ["NEGATIVE", "POSITIVE"]),
     "drawer_lights": (MC, LAST, ["Book, Notebook", "Coffee, Cup, Coffee cup", "Toy, Lego"]),
     "wildlife_cam": (MC, APP, ["Fox, Deer, Hedgehog, Owl", "Cat, Dog, Person"]),
     "shop_search": (
-        MC, API, ["Shoe, Sneakers, Boot, Sandal", "Shirt, T-shirt, Blouse, Sweater", "Jeans, Trousers, Shorts, Skirt"],
+        MC,
+        API,
+        ["Shoe, Sneakers, Boot, Sandal", "Shirt, T-shirt, Blouse, Sweater", "Jeans, Trousers, Shorts, Skirt"],
     ),
     "kids_game": (MS, None, ["Leaf, Tree", "Insect, Spider, Worm", "Stone", "Feather"]),
     "art_or_photo": (TF, None, ["Painting, Drawing, Sketch, Art"]),
@@ -59,7 +72,9 @@ SINGLE = {
     "bird_feeder": (MC, API, ["Squirrel, Chipmunk", "Cat, Kitten", "Bird, Finch, Robin, Sparrow"]),
     "handlers": (MS, None, ["Person, Human, Man, Woman", "Car, Truck", "Dog, Cat"]),
     "json_rules": (
-        MC, APP, ["Weapon, Gun, Rifle, Handgun", "Knife, Sword, Alcoholic beverage, Beer", "Landscape, Flower, Food"],
+        MC,
+        APP,
+        ["Weapon, Gun, Rifle, Handgun", "Knife, Sword, Alcoholic beverage, Beer", "Landscape, Flower, Food"],
     ),
     "csv_lists": (MC, API, ["Tomato", "Onion", "Garlic", "Carrot", "Potato", "Rice", "Cheese", "Egg"]),
     "smoke_alarm": (TF, None, ["Wildfire, Smoke"]),
@@ -78,7 +93,13 @@ SINGLE = {
     "graded_confidence": (MC, APP, ["Fire", "Fire"]),
     "receipts": (MC, API, ["Receipt", "Letter", "Newspaper"]),
     "lost_found": (
-        MC, APP, ["Watch, Jewellery, Ring, Necklace, Wallet", "Mobile phone, Laptop, Headphones, Camera", "Jacket, Scarf, Glove, Hat"],
+        MC,
+        APP,
+        [
+            "Watch, Jewellery, Ring, Necklace, Wallet",
+            "Mobile phone, Laptop, Headphones, Camera",
+            "Jacket, Scarf, Glove, Hat",
+        ],
     ),
     "streamlit_quiz": (TF, None, ["Guitar, Piano, Violin, Drum, Trumpet, Flute, Saxophone"]),
     "parking": (TF, None, ["Car, Motorcycle, Bicycle"]),
@@ -90,7 +111,8 @@ SINGLE = {
         APP,
         [
             "Fruit, Vegetable, Bread",
-            "Plastic, Plastic bottle, Plastic bag, Plastic wrap, Glass, Glass bottle, Glasses, Tin, Tin can, Aluminum can, Cardboard",
+            "Plastic, Plastic bottle, Plastic bag, Plastic wrap, Glass, Glass bottle, Glasses, "
+            "Tin, Tin can, Aluminum can, Cardboard",
         ],
     ),
     "fire_person": (MS, None, ["Person", "Fire"]),
@@ -101,7 +123,7 @@ SINGLE = {
     "batch_album": (MS, None, ["Beach, Ocean, Sea, Coast", "Snow, Skiing, Ice", "Dog, Cat, Horse, Bird"]),
     "bottle_sorter": (TF, None, ["Bottle, Plastic"]),
     "door_lock": (TF, None, ["Person, Uniform"]),
-}  # fmt: skip
+}
 
 # application -> part of the reason, and the line that it must name
 REFUSED = {
@@ -143,7 +165,8 @@ def test_refusal_has_a_reason_and_a_place(name):
     assert [d.kind for d in report.decisions] == [NO]
     decision = report.decisions[0]
     assert words in decision.reason
-    assert decision.source[0].path and decision.source[0].line
+    assert decision.source[0].path
+    assert decision.source[0].line
     if line is not None:
         assert f".py:{line}:" in decision.reason
 
@@ -156,8 +179,16 @@ def test_mistakes_make_constants(name):
 
 
 def test_every_application_of_the_folder_is_expected_somewhere():
-    special = {"sentiment_lamp", "news_filter", "traffic_counter", "two_endpoints", "language_mix", "avatar_check", "gallery_guard"}
-    names = {p.stem for p in APPS.iterdir() if p.suffix == ".py" or p.is_dir()}
+    special = {
+        "sentiment_lamp",
+        "news_filter",
+        "traffic_counter",
+        "two_endpoints",
+        "language_mix",
+        "avatar_check",
+        "gallery_guard",
+    }
+    names = {p.stem for p in APPS.iterdir() if p.suffix == ".py" or (p.is_dir() and p.name[0] not in "._")}
     assert names == {*SINGLE, *REFUSED, *CONSTANT, *special}
 
 
@@ -185,8 +216,10 @@ def test_threshold(name, op, value):
 def test_thresholds_of_single_labels():
     (one,) = parse("parking").decisions[0].lists
     assert {label: (one.threshold_of(label).op, one.threshold_of(label).value) for label in one.labels} == {
-        "Car": (">=", 90), "Motorcycle": (">=", 80), "Bicycle": (">=", 70),
-    }  # fmt: skip
+        "Car": (">=", 90),
+        "Motorcycle": (">=", 80),
+        "Bicycle": (">=", 70),
+    }
 
 
 def test_grades_of_one_label_are_lists_with_thresholds():
@@ -197,9 +230,11 @@ def test_grades_of_one_label_are_lists_with_thresholds():
 
 def test_conjunction_and_suppression():
     one = parse("bottle_sorter").decisions[0].lists[0]
-    assert one.combine == "all" and sorted(map(sorted, one.clauses)) == [["Bottle"], ["Plastic"]]
+    assert one.combine == "all"
+    assert sorted(map(sorted, one.clauses)) == [["Bottle"], ["Plastic"]]
     decision = parse("door_lock").decisions[0]
-    assert decision.combine == "all" and decision.lists[0].unless == ("Weapon",)
+    assert decision.combine == "all"
+    assert decision.lists[0].unless == ("Weapon",)
     assert decision.decide([("Person", 90), ("Uniform", 80)]) == (0,)
     assert decision.decide([("Person", 90), ("Uniform", 80), ("Weapon", 50)]) == ()
     assert decision.decide([("Person", 90)]) == ()
@@ -255,7 +290,9 @@ def test_two_numbers_and_a_topic():
     numeric, topic = parse("language_mix").decisions
     assert {v.name: v.breakpoints for v in numeric.variables} == {"score": (-0.6,), "magnitude": (1.5,)}
     assert topic.kind == TF
-    wanted = {v for v in load_vocabulary("topic") if v.startswith(("/Shopping", "/Business & Industrial/Transportation"))}
+    wanted = {
+        v for v in load_vocabulary("topic") if v.startswith(("/Shopping", "/Business & Industrial/Transportation"))
+    }
     assert lists(topic) == [wanted]
 
 
@@ -263,7 +300,8 @@ def test_counted_objects():
     (decision,) = parse("traffic_counter").decisions
     assert decision.kind == NUM
     (count,) = decision.variables
-    assert count.name == "count" and count.breakpoints == (2.5, 7.5)
+    assert count.name == "count"
+    assert count.breakpoints == (2.5, 7.5)
     assert set(count.of) == {"Car", "Truck", "Bus", "Van"}
 
 
@@ -288,7 +326,10 @@ def test_moderation_counts_from_no_label():
 def test_summary_survives_json_and_says_where(name):
     decision = parse(name).decisions[0]
     assert DecisionSummary.from_json(decision.to_json()).to_json() == decision.to_json()
-    assert decision.source[0].line and decision.source[0].text
+    assert decision.source[0].line
+    assert decision.source[0].text
     for one in decision.lists:
-        assert one.source and all(span.line for span in one.source), one
-        assert one.predicate and one.outcome
+        assert one.source
+        assert all(span.line for span in one.source), one
+        assert one.predicate
+        assert one.outcome

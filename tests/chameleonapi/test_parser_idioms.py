@@ -8,8 +8,9 @@ from chameleonapi.parser.parse import Parser, ParseReport
 from chameleonapi.parser.sources import read_application
 
 VOCABULARY = (
-    "Dog", "Cat", "Bird", "Hot dog", "Food", "Fruit", "Apple", "Pizza", "Car", "Truck", "Person", "Man", "Woman", "Tree", "Flower",
-    "Beach", "Sky", "Bottle", "Plastic bottle", "Plastic", "Paper", "Glass", "Glasses", "Human eye", "Eyewear", "Birds eye chili",
+    "Dog", "Cat", "Bird", "Hot dog", "Food", "Fruit", "Apple", "Pizza", "Car", "Truck", "Person", "Man", "Woman", "Tree",
+    "Flower", "Beach", "Sky", "Bottle", "Plastic bottle", "Plastic", "Paper", "Glass", "Glasses",
+    "Human eye", "Eyewear", "Birds eye chili",
 )  # fmt: skip
 TF, MC, MS, NUM, CONST, NO = "true_false", "multi_choice", "multi_select", "numeric", "constant", "unsupported"
 API, LAST, APP = "api_first", "api_last", "app_choice"
@@ -650,5 +651,5 @@ REFUSALS = {
 def test_refused_never_guessed(tmp_path, name):
     head, body = REFUSALS[name]
     report = parse(tmp_path, head + textwrap.dedent(body))
-    assert report.decisions and all(d.kind == NO for d in report.decisions), report.decisions
+    assert {d.kind for d in report.decisions} == {NO}, report.decisions
     assert all(d.reason and d.source for d in report.decisions)
