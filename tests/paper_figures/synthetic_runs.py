@@ -227,3 +227,116 @@ def write_all_cacheblend(root: Path, scale: str = "cpu") -> None:
         scale=scale,
         **long | {"workload": ""},
     )
+
+
+def write_all_cacheblend_storage(root: Path, scale: str = "cpu") -> None:
+    """One small run of every experiment of storage and scheduling, with the metrics and factors that the real ones have."""
+    rng = np.random.default_rng(2)
+    slow, slower = 4 / 7, 16 / 3
+
+    def row(metric: str, value: float, method: str, unit: str = "s", basis: Any = "measured", **factors: Any) -> Row:
+        return Row(metric, value * rng.lognormal(0, 0.05), unit, basis, method, factors)
+
+    def write(experiment: str, rows_of: Any, num_items: int = 5) -> None:
+        write_run(root, experiment, {f"{item:04d}": rows_of() for item in range(num_items)}, scale=scale)
+
+    def devices() -> list[Row]:
+        found = []
+        plans = [("full_recompute", "none", 0.0, 0, "fixed", 1.0), ("prefix_caching", "memory", 0.0, 0, "fixed", 0.9)]
+        plans += [(name, "memory", 0.0, 0, "fixed", ttft) for name, ttft in (("full_reuse", 0.1), ("cacheblend", 0.3))]
+        for device, load, wait in (("disk", 0.0, 0.02), ("throttled", slow, 0.05), ("throttled", slower, 0.6)):
+            plans.append(("full_reuse", device, load, 1, "fixed", 0.1 + wait))
+            plans.append(("cacheblend", device, load, 1, "fixed", max(0.3, 0.1 + wait)))
+            plans.append(("cacheblend", device, load, 0, "fixed", 0.3 + wait))
+            if load:
+                plans.append(("cacheblend", device, load, 1, "controller", max(0.3, 0.1 + wait)))
+        for method, device, load, pipelined, ratio_by, ttft in plans:
+            ratio = 0.0 if method != "cacheblend" else 0.15 if ratio_by == "fixed" else rng.uniform(0.2, 0.9)
+            factors = {"device": device, "load_over_recompute": load, "pipelined": pipelined, "ratio_by": ratio_by}
+            kl = {"full_reuse": 0.9, "cacheblend": 0.1}.get(method, 0.0)
+            found.append(row("ttft", ttft, method, ratio=ratio, **factors))
+            found.append(row("kl_to_full", kl, method, "nat", ratio=ratio, **factors))
+        return found
+
+    write("storage_device", devices)
+
+    def gantt() -> list[Row]:
+        found = []
+        for load, read_s in ((slow, 0.02), (slower, 0.15)):
+            for depth in ("0", "2", "all"):
+                factors = {"load_over_recompute": load, "depth": depth}
+                now = 0.0
+                for layer in range(4):
+                    compute_s = 0.1 if layer == 0 else 0.04
+                    loader = {"lane": "loader", "phase": "read", "layer": layer, "begin_s": layer * read_s}
+                    begin = max(now, (layer + 1) * read_s)
+                    if begin > now:
+                        waiting = {"lane": "compute", "phase": "wait", "layer": layer, "begin_s": now}
+                        found.append(row("span", begin - now, "cacheblend", **factors, **waiting))
+                    where = {"lane": "compute", "phase": "recompute", "layer": layer, "begin_s": begin}
+                    found.append(row("span", compute_s, "cacheblend", **factors, **where))
+                    if depth != "0":
+                        found.append(row("span", read_s, "cacheblend", **factors, **loader))
+                    now = begin + compute_s
+                found.append(row("ttft", now * 1.03, "cacheblend", **factors))
+                found.append(row("ttft_recurrence", now, "cacheblend", basis="modelled", **factors))
+                found.append(row("ttft_bound", 0.9 * now, "cacheblend", basis="modelled", **factors))
+        return found
+
+    write("pipeline_gantt", gantt)
+    write(
+        "ttft_breakdown",
+        lambda: [
+            row("phase_time", seconds, method, load_over_recompute=load, phase=phase)
+            for method, phases in (
+                ("full_recompute", {"layer_0": 0.2, "recompute": 0.8, "head": 0.02}),
+                (
+                    "cacheblend",
+                    {"open": 0.01, "load": 0.03, "shift": 0.01, "layer_0": 0.2, "select": 0.02, "recompute": 0.1},
+                ),
+            )
+            for load in (0.0, slow, slower)
+            for phase, seconds in (phases | ({"wait": 0.1 * load} if load and method == "cacheblend" else {})).items()
+        ],
+    )
+
+    def controller() -> list[Row]:
+        found = [row("prefill_time", 1.0, "full_recompute")]
+        for ratio in (0.05, 0.15, 0.5, 1.0):
+            found.append(row("recompute_time", 0.2 + 0.85 * ratio, "cacheblend", ratio=ratio, form="none"))
+            for form, value in (("paper", ratio), ("layerwise", 0.18 + 0.85 * ratio)):
+                found.append(row("recompute_time", value, "cacheblend", basis="modelled", ratio=ratio, form=form))
+        for load in (0.25, slow, 1.0, 2.0, slower):
+            found.append(row("load_time", 0.15 * load, "", basis="modelled", load_over_recompute=load))
+            for form, picked in (("paper", max(0.15, 0.15 * load)), ("layerwise", max(0.15, 0.15 * load - 0.2))):
+                factors = {"load_over_recompute": load, "form": form}
+                found.append(Row("picked_ratio", picked, "1", "modelled", "cacheblend", factors))
+        for form in ("paper", "layerwise"):
+            for device, load_s, cost, picked in (
+                ("ram", 0.001, 3.0, 0),
+                ("nvme_ssd", 0.02, 0.1, 0),
+                ("disk", 0.2, 0.01, 1),
+            ):
+                factors = {"device": device, "form": form}
+                found.append(Row("device_load_time", load_s, "s", "modelled", "", factors))
+                found.append(Row("device_cost", cost, "USD", "modelled", "", factors))
+                found.append(Row("is_picked", float(picked), "1", "modelled", "", factors))
+        return found
+
+    write("loading_controller", controller)
+
+    def load() -> list[Row]:
+        found = []
+        rate = rng.uniform(0.9, 1.1)
+        for method, service_s in (("full_recompute", 1.0), ("prefix_caching", 0.9), ("cacheblend", 0.35)):
+            for relative in (0.2, 0.6, 1.0, 2.0, 4.0):
+                factors = {"relative_rate": relative, "rate_rps": relative * rate}
+                busy = relative * service_s
+                wait = service_s * busy / (1 - busy) / 2 if busy < 0.97 else 200 * busy
+                found.append(row("mean_ttft", service_s + wait, method, basis="simulated", **factors))
+                found.append(row("p99_ttft", service_s + 4 * wait, method, basis="simulated", **factors))
+            found.append(row("capacity", 0.7 / service_s, method, "req/s", "simulated"))
+            found.append(row("service_time", service_s, method, memory=3, disk=2, missed=1))
+        return found
+
+    write("ttft_vs_rate", load)
