@@ -104,6 +104,7 @@ class ChunkOffer:
         num_tokens: of the chunk.
         past_tokens: tokens of the chunks before it.
         recompute_s: expected time to prefill it from text, with all chunks before it present (offline profile).
+        decode_s: expected time to decode it at each level (offline profile); empty if that takes no time.
     """
 
     level_bytes: tuple[int, ...]
@@ -111,6 +112,7 @@ class ChunkOffer:
     num_tokens: int
     past_tokens: int
     recompute_s: float
+    decode_s: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

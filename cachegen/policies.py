@@ -49,8 +49,13 @@ def text_s(remaining: Sequence[ChunkOffer], state: StreamState) -> float:
 
 
 def level_s(remaining: Sequence[ChunkOffer], level: int, state: StreamState) -> float:
-    """Expected time to fetch all remaining chunks at one level, for all concurrent requests."""
-    return _transfer_s(sum(offer.level_bytes[level] for offer in remaining), state)
+    """Expected time to fetch all remaining chunks at one level and decode them, for all concurrent requests.
+
+    Decoding hides behind the transfer of the next chunk: only the last one's counts, unless the decoder is the slower of the two.
+    """
+    transfer_s = _transfer_s(sum(offer.level_bytes[level] for offer in remaining), state)
+    decode_s = [offer.decode_s[level] * state.concurrency for offer in remaining if offer.decode_s] or [0.0]
+    return max(transfer_s + decode_s[-1], sum(decode_s))
 
 
 def _transfer_s(num_bytes: int, state: StreamState) -> float:

@@ -118,7 +118,14 @@ def offers_of(
     """Offers of a context's chunks: per chunk its sizes by level, its size as text, its tokens."""
     starts = [0, *itertools.accumulate(num_tokens)]
     return [
-        ChunkOffer(tuple(sizes), text, tokens, past, costs.prefill_s(tokens, past))
+        ChunkOffer(
+            tuple(sizes),
+            text,
+            tokens,
+            past,
+            costs.prefill_s(tokens, past),
+            tuple(curve(tokens) for curve in costs.decode),
+        )
         for sizes, text, tokens, past in zip(level_bytes, text_bytes, num_tokens, starts[:-1], strict=True)
     ]
 

@@ -73,10 +73,14 @@ def test_nothing_fits_gives_the_smallest_level():
 
 
 def test_levels_follow_what_is_left():
-    # Four chunks at level 1 are 0.8 MB: 6.4 Mbit, at 8 Mbit/s 0.8 s.
-    assert Adaptive().choose(chunks(), StreamState(0.0, 0.81, 8e6)) == Decision(1)
-    assert Adaptive().choose(chunks(), StreamState(0.02, 0.81, 8e6)) == Decision(0)
-    assert Adaptive().choose(chunks(), StreamState(0.0, 1.61, 8e6, concurrency=2)) == Decision(1)
+    # Four chunks at level 1 are 0.8 MB: 6.4 Mbit, at 8 Mbit/s 0.8 s; decoding the last one adds 0.05 s.
+    assert Adaptive().choose(chunks(), StreamState(0.0, 0.86, 8e6)) == Decision(1)
+    assert Adaptive().choose(chunks(), StreamState(0.0, 0.84, 8e6)) == Decision(0)
+    assert Adaptive().choose(chunks(), StreamState(0.02, 0.86, 8e6)) == Decision(0)
+    assert Adaptive().choose(chunks(), StreamState(0.0, 1.71, 8e6, concurrency=2)) == Decision(1)
+    # A link so fast that the decoder is what takes time: 4 * 0.05 s.
+    assert Adaptive().choose(chunks(), StreamState(0.0, 0.19, 1e12)) == Decision(0)
+    assert Adaptive().choose(chunks(), StreamState(0.0, 0.21, 1e12)) == Decision(2)
     assert Adaptive().choose(chunks(), StreamState(0.0, 1.0, None)) == Decision(1)
     assert Adaptive(first_level=0).choose(chunks(), StreamState(0.0, 1.0, None)) == Decision(0)
 
@@ -88,7 +92,7 @@ EXAMPLE_RATE = SteppedRate((2.0, 4.0, 100.0), (2e9, 0.2e9, 1e9))
 
 
 def example(recompute_s):
-    costs = Costs(Curve((8000.0,), (recompute_s,)), (Curve((1000.0,), (0.001,)),) * 3, 0.0)
+    costs = Costs(Curve((8000.0,), (recompute_s,)), (Curve((1000.0,), (0.0,)),) * 3, 0.0)
     return offers_of([(900_000, 4_000_000, 12_500_000)] * 80, [400] * 80, [100] * 80, costs), costs
 
 
