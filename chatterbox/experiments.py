@@ -494,7 +494,7 @@ def outage_pattern(rate: Any, slot_s: float = 0.05, floor_bps: float = 10_000.0)
 @EXPERIMENTS.add("recorded_networks")
 @dataclasses.dataclass(frozen=True)
 class RecordedNetworks:
-    """Stall ratio on recorded LTE, 3G, 5G and train traces (needs data.root=FOLDER with a folder `traces`).
+    """Stall ratio on recorded LTE, 3G, 5G and train traces (needs +data.root=FOLDER with a folder `traces`).
 
     Each trace is played twice: with outages that *hold* packets in a deep queue, as the recording tool saw them, and with
     outages that *lose* them (the same dark times, at 10 Mbit/s otherwise). Traces that record loss have it in both.
@@ -535,7 +535,7 @@ class RecordedNetworks:
         root = run.data.get("root")
         if not root:
             raise DataUnavailable(
-                "recorded_networks needs recorded traces: give data.root=FOLDER, with files as FOLDER/traces/mahimahi/*.down "
+                "recorded_networks needs recorded traces: give +data.root=FOLDER, with files as FOLDER/traces/mahimahi/*.down "
                 "and so on (formats: docs/net.md), or run experiment=networks on generated ones."
             )
         folder = Path(root) / "traces"

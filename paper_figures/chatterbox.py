@@ -9,7 +9,9 @@ from common.results import Results
 from common.stats import summarise
 from paper_figures._registry import figure
 
-INTERVALS = "Error bars and bands are 95 % bootstrap intervals over paired items (one answer over one realisation of the network)."
+INTERVALS = (
+    "Error bars and bands are 95 % bootstrap intervals over paired items (an answer over a realisation of the network)."
+)
 STALL = (
     "The stall ratio is the share of rendering time spent waiting beyond 200 ms for the next token; answers that were not "
     "finished count, their missing tokens as rendered when the reader's patience of 60 s ends."
@@ -25,7 +27,7 @@ def styles_of(results: Results) -> dict[str, Any]:
 
 def points_of(results: Results, metric: str, *keys: str, scale: float = 1.0) -> pd.DataFrame:
     """Means with intervals of one metric by series and `keys`, multiplied by `scale`."""
-    rows = results.select(keep=["series", *keys], metric=metric)
+    rows = results.select(keep=["series", "basis", *keys], metric=metric)
     points = summarise(rows, ["series", *keys])
     for column in ("value", "low", "high"):
         points[column] *= scale
@@ -264,25 +266,40 @@ def slow_link(results: Results) -> Drawing:
     return Drawing(fig, pd.concat(plotted, ignore_index=True), used(results, "delay_settled_median"), title, caption)
 
 
-@figure("chatterbox", "pareto", experiment=("pareto", "tcp_variants"))
-def pareto(results: Results) -> Drawing:
-    """Stall ratio against bytes per token, one point per scheme."""
+def plane(results: Results, title: str) -> Drawing:
+    """Stall ratio against bytes per token, one point per method."""
     styles = styles_of(results)
     sides = []
     for name, metric, scale in (("x", "ip_bytes_per_token", 1.0), ("y", "stall_ratio", PERCENT)):
-        points = points_of(results, metric, "experiment", scale=scale)
         renamed = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
-        sides.append(points.rename(columns=renamed)[["series", "experiment", *renamed.values(), "basis"]])
-    both = sides[0].merge(sides[1].drop(columns="basis"), on=["series", "experiment"])
-    both = both.drop_duplicates("series")  # a scheme that both experiments ran has the same items in both
+        points = points_of(results, metric, scale=scale).rename(columns=renamed)
+        sides.append(points[["series", *renamed.values(), "basis"]])
+    both = sides[0].merge(sides[1].drop(columns="basis"), on="series")
     fig, axes = panels(width_in=5.0, height_in=3.6)
     scatter(axes[0, 0], both, styles)
     axes[0, 0].set(xlabel="IP bytes per token, both directions [B]", ylabel="stall ratio [%]", ylim=(0, None))
     axes[0, 0].set_title(sample_size(results.frame))
-    legend(fig, max_columns=3)
+    legend(fig, max_columns=2)
     rows = used(results, "stall_ratio", "ip_bytes_per_token")
-    caption = f"Down and left is better. {STALL} {INTERVALS}"
-    return Drawing(fig, both, rows, "Stall ratio against bytes, every scheme", caption)
+    return Drawing(fig, both, rows, title, f"Down and left is better. {STALL} {INTERVALS}")
+
+
+@figure("chatterbox", "pareto", experiment="pareto")
+def pareto(results: Results) -> Drawing:
+    """Stall ratio against bytes per token, every redundancy scheme."""
+    return plane(results, "Stall ratio against bytes, every redundancy scheme")
+
+
+@figure("chatterbox", "tcp_variants", experiment="tcp_variants")
+def tcp_variants(results: Results) -> Drawing:
+    """Stall ratio against bytes per token, TCP and QUIC."""
+    return plane(results, "Stall ratio against bytes, TCP and QUIC")
+
+
+@figure("chatterbox", "real_sockets", experiment="real_sockets")
+def real_sockets(results: Results) -> Drawing:
+    """Stall ratio against bytes per token over real sockets."""
+    return plane(results, "Stall ratio against bytes, real sockets")
 
 
 @figure("chatterbox", "recorded_networks", experiment="recorded_networks", paper_ref="network traces")
