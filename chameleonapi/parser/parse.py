@@ -230,6 +230,10 @@ class Parser:
             self.numbers,
             neutral,
         )
+        if spec.vocabulary in ("sentiment", "emotion", "google_entity", "aws_entity"):
+            # Complete enumerations: another text can only be a misspelt member.
+            folded = {v.casefold() for v in vocabulary}
+            session.constants = tuple(c for c in self.constants if c.casefold() in folded)
         if session.has_paths:  # a text that is no path can never be a label, and applications take paths apart
             session.constants = tuple(c for c in self.constants if c.startswith("/"))
         return session
@@ -340,7 +344,8 @@ class Parser:
                 break
         if varied:
             reason, where = reasons[0]
-            place = f"{where[0]}:{where[1]}: " if where[0] else ""
+            path, line = where if where[0] else (session.site.path, session.site.line)
+            place = f"{path}:{line}: "
             return [
                 _unsupported(
                     *_api_of((session.site, session.field_name)), place + reason, self._test_span(session), spec.scale

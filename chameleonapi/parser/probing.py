@@ -494,7 +494,7 @@ class Analysis:
             found.add("a")
         if ab == ba == b.view:
             found.add("b")
-        if all(_includes(view, one.view, base_view) for view in (ab, ba) for one in (a, b)):
+        if all(_includes(view, one.view, base_view, (a.view, b.view)) for view in (ab, ba) for one in (a, b)):
             found.add("both")
         return found
 
@@ -738,8 +738,9 @@ class Analysis:
         added = {a for one in chosen for a in one.view - base_view}
         if view == (base_view - removed) | added:
             return True
-        return all(_includes(view, one.view, base_view) for one in chosen) and not any(
-            _includes(view, one.view, base_view)
+        known = [one.view for one in [*chosen, *lists[:3]]]
+        return all(_includes(view, one.view, base_view, known) for one in chosen) and not any(
+            _includes(view, one.view, base_view, known)
             for one in lists
             if one not in chosen and not _covered(one, chosen, base_view)
         )
@@ -789,15 +790,24 @@ def _pairs(count: int) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-def _includes(view: View, part: View, base_view: View) -> bool:
-    """True if the effects `view` contain the effects by which `part` differs from the no-match case."""
+def _includes(view: View, part: View, base_view: View, siblings: Iterable[View] = ()) -> bool:
+    """True if the effects `view` contain the effects by which `part` differs from the no-match case.
+
+    A text counts as contained if what is particular to it is: what it has beyond the no-match text at the same place or, if there
+    is none, beyond the text of another list ("Found Dog" and "Found Cat" are both contained in "Found Dog, Cat").
+    """
     added, removed = part - base_view, base_view - part
     if added <= view and not (removed & view):
         return True
     by_channel: dict[tuple[str, str, str], list[str]] = {}
     for channel, _, text in view:
         by_channel.setdefault(channel, []).append(text)
-    before = {channel: text for channel, _, text in base_view}
+    before: dict[tuple[str, str, str], str] = {}
+    for other in siblings:
+        for channel, _, text in other - base_view:
+            if (channel, text) not in {(c, t) for c, _, t in added}:
+                before.setdefault(channel, text)
+    before.update({channel: text for channel, _, text in base_view})
     missing = added - view
     if not missing and removed & view:
         return False
@@ -1074,6 +1084,11 @@ def count_variable(session: Session, analysis: Analysis, labels: Sequence[str]) 
         mixed = [chosen[int(i)] for i in rng.permutation(len(chosen))]
         if analysis.view(session.output(mixed)) != (views[count] if mixed else analysis.view(())):
             return None
+    for other in others[:30]:
+        for count in dict.fromkeys((0, 1, 2, limit)):
+            chosen = [known[i % len(known)] for i in range(count)]
+            if analysis.view(session.output([*chosen, other])) != views[count]:
+                return None
     edges = [0, *(int(p + 0.5) for p in points), limit + 1]
     intervals = []
     for a, b in itertools.pairwise(edges):

@@ -123,6 +123,19 @@ SINGLE = {
     "batch_album": (MS, None, ["Beach, Ocean, Sea, Coast", "Snow, Skiing, Ice", "Dog, Cat, Horse, Bird"]),
     "bottle_sorter": (TF, None, ["Bottle, Plastic"]),
     "door_lock": (TF, None, ["Person, Uniform"]),
+    "motion_alerts": (MS, None, ["Person", "Car", "Dog"]),  # a list that is the default of an environment variable
+    "mood_emoji": (MC, None, ["POSITIVE", "NEGATIVE", "NEUTRAL", "MIXED"]),
+    "post_folders": (
+        MC,
+        API,
+        [
+            "/Sports, /Sports/Combat Sports, /Sports/Fantasy Sports, /Sports/Individual Sports, /Sports/Motor Sports, "
+            "/Sports/Team Sports, /Sports/Water Sports, /Sports/Winter Sports",
+            "/Food & Drink, /Food & Drink/Beverages, /Food & Drink/Cooking & Recipes, "
+            "/Food & Drink/Food & Grocery Retail, /Food & Drink/Restaurants",
+            "/Arts & Entertainment/Music & Audio",
+        ],
+    ),
 }
 
 # application -> part of the reason, and the line that it must name
@@ -130,6 +143,7 @@ REFUSED = {
     "score_duel": ("treated differently", None),
     "weighted_health": ("treated differently", None),
     "meal_score": ("treated differently", None),
+    "dog_walkers": ("treated differently", 6),  # a count of one thing together with the presence of another
     "caption_writer": ("without deciding", 7),
     "search_index": ("without deciding", 18),
     "mixed_model": ("another model", 13),
