@@ -23,7 +23,6 @@ from common.plotting import (
 )
 from common.results import Results
 from common.stats import summarise
-from paper_figures import _cacheblend_storage  # noqa: F401 - registers the figures of storage and scheduling
 from paper_figures._panels import (
     INTERVALS,
     KL_MEANING,
@@ -413,3 +412,7 @@ def sensitivity(results: Results) -> Drawing:
     text = f"Medians. {INTERVALS} The paper's third panel, batches of requests, is left out: requests run one at a time here."
     used = rows_used(results, ["ttft"])
     return Drawing(fig, pd.concat(plotted, ignore_index=True), used, "TTFT against number and length of chunks", text)
+
+
+# Registers the figures of storage and scheduling, after those above: figures are listed in the order of their definition.
+from paper_figures import _cacheblend_storage  # noqa: E402, F401
