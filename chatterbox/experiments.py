@@ -665,3 +665,27 @@ class Speed:
                     factors = {"driver": kind}
                     rows.append(Row("simulated_s_per_cpu_s", simulated_s / used_s, "1", "measured", name, factors))
             yield ItemRows(index, rows)
+
+
+@EXPERIMENTS.add("concurrent_streams")
+@dataclasses.dataclass(frozen=True)
+class ConcurrentStreams:
+    """CPU time of a server per token with many real streams at once: Chatterbox over UDP against asyncio TCP."""
+
+    num_streams: Sequence[int] = (100, 1000)
+    num_tokens: int = 20
+    tokens_per_s: float = 5.0
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """See `Experiment`. An item is a repetition, with both servers one after the other."""
+        from chatterbox.load import measure
+
+        for index, _ in run.todo((index, None) for index in range(run.num_items)):
+            rows: list[Row] = []
+            for number in self.num_streams:
+                for name, kind in (("chatterbox_budget", "udp"), ("tcp_asyncio", "tcp")):
+                    load = measure(kind, number, self.num_tokens, self.tokens_per_s)  # type: ignore[arg-type]
+                    factors = {"num_streams": number}
+                    rows.append(Row("server_cpu_per_token", load.cpu_s_per_token, "s", "measured", name, factors))
+                    rows.append(Row("finished_share", load.finished / number, "1", "measured", name, factors))
+            yield ItemRows(index, rows)
