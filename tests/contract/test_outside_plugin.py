@@ -70,8 +70,8 @@ def test_the_same_contract_holds_for_it_as_for_ours(folder):
 
 def test_a_method_that_breaks_the_contract_is_told_so(folder):
     broken = MY_METHOD.replace("first_k", "breaks_it").replace("two_long_chunks", "other_chunks")
-    broken = broken.replace("return Prefill(", "tokens.append(hash(str(id(request))) % 99); return Prefill(")
-    (folder / "broken_method.py").write_text(broken)
+    broken = broken.replace("return Prefill(", "tokens.append(next(COUNTER)); return Prefill(")  # another result each time
+    (folder / "broken_method.py").write_text(f"import itertools\nCOUNTER = itertools.count()\n{broken}")
     checked = run(folder, "pytest", "-q", "-p", "no:cacheprovider", "--contract", "broken_method")
     assert checked.returncode == 1, checked.stdout
     assert "breaks_it" in checked.stdout
