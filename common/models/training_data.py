@@ -12,7 +12,7 @@ import numpy as np
 
 from common.data.synthetic import compose, words
 from common.data.synthetic.families import Asker, Question
-from common.data.synthetic.scenes import Chunk, Draw, chunk_text, read
+from common.data.synthetic.scenes import Chunk, Draw, Writer, chunk_text, kind_of_person, read
 from common.models import prompt_format
 from common.rng import for_component
 
@@ -29,8 +29,12 @@ class Mix:
             copying without any language.
         restate_rate: share of batches that are such lists too, but with pairs repeated in another order instead of questions:
             the first word itself is where the second is to be predicted, which is found far sooner.
+        roll_rate: share of batches whose contexts state one attribute of several subjects, so that nothing but the subject (or
+            the quarter, or the topic) tells the values apart; asked, and stated again in other words.
         copy_period, copy_tokens, num_pairs: their sizes.
         num_words: how many different words these random rows use.
+        num_rolls: how many of the attributes rolls may be about.
+        gap: fewest and most small words between the two of a pair.
         num_chunks, chunk_sentences: smallest and largest values, drawn uniformly for each batch (one size per batch wastes
             little on padding).
         reference_rate: share of sentences that refer instead of naming.
@@ -55,8 +59,11 @@ class Mix:
     copy_tokens: int = 96
     pair_rate: float = 0.0
     restate_rate: float = 0.0
+    roll_rate: float = 0.0
     num_pairs: tuple[int, int] = (2, 4)
     num_words: int = 1_000_000
+    gap: tuple[int, int] = (0, 0)
+    num_rolls: int = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +83,10 @@ class Batch:
     text_BT: np.ndarray
     families: list[list[str]]
     spans: list[list[tuple[int, int]]]
+
+
+# Words that stand between a subject and a value in many sentences.
+_SMALL_WORDS = "is has in a the by of as for to was at and works lives likes makes"
 
 
 def _open_class_words() -> list[str]:
@@ -104,6 +115,8 @@ class Encoder:
         word_ids = np.array(sorted({self.text(word)[0] for word in _open_class_words()}))
         # In an order of its own, so that the first few words are of every kind.
         self.word_ids = for_component(0, "word order").permutation(word_ids)
+
+        self.small_word_ids = [self.text(word)[0] for word in _SMALL_WORDS.split()]
 
     def text(self, text: str) -> list[int]:
         """Ids of " " + text. BPE never merges across a space here, so words can be encoded one by one."""
@@ -168,6 +181,8 @@ def make_batch(encoder: Encoder, rng: np.random.Generator, mix: Mix, batch_token
             row, row_spans, row_families, context = _pair_row(encoder, draw, rng, mix, is_restated=False)
         elif point < mix.copy_rate + mix.pair_rate + mix.restate_rate:
             row, row_spans, row_families, context = _pair_row(encoder, draw, rng, mix, is_restated=True)
+        elif point < mix.copy_rate + mix.pair_rate + mix.restate_rate + mix.roll_rate:
+            row, row_spans, row_families, context = _roll_row(encoder, draw, mix)
         else:
             row, row_spans, row_families, context = _question_row(encoder, draw, mix, num_chunks, chunk_sentences)
         if rows and max(longest, len(row)) * (len(rows) + 1) > batch_tokens:
@@ -200,23 +215,104 @@ def _copy_row(encoder: Encoder, draw: Draw, rng: np.random.Generator, mix: Mix) 
     return row, [(period + 1, len(row) - 1)], ["copy"], 0
 
 
+def _gap(encoder: Encoder, draw: Draw, mix: Mix) -> list[int]:
+    return [draw.one(encoder.small_word_ids) for _ in range(draw.integer(mix.gap[0], mix.gap[1] + 1))]
+
+
 def _pair_row(encoder: Encoder, draw: Draw, rng: np.random.Generator, mix: Mix, *, is_restated: bool) -> _Row:
     count = draw.integer(mix.num_pairs[0], mix.num_pairs[1] + 1)
     chosen = rng.choice(encoder.word_ids[: mix.num_words], 2 * count, replace=False).tolist()
     row = [encoder.bos]
     for first, second in zip(chosen[::2], chosen[1::2], strict=True):
-        row += [first, second, encoder.sep]
+        row += [first, *_gap(encoder, draw, mix), second, encoder.sep]
     row_spans = []
     for _ in range(max(mix.num_questions, count)):
         i = draw.integer(0, count)
         first, second = chosen[2 * i : 2 * i + 2]
         if is_restated:
-            row += [first, second, encoder.sep]
+            row += [first, *_gap(encoder, draw, mix), second, encoder.sep]
             row_spans.append((len(row) - 3, len(row) - 2))
         else:
-            row += [encoder.question, first, encoder.answer, second, encoder.eos]
+            row += [encoder.question, first, *_gap(encoder, draw, mix), encoder.answer, second, encoder.eos]
             row_spans.append((len(row) - 3, len(row) - 1))
     return row, row_spans, ["restated" if is_restated else "pairs"] * len(row_spans), 0
+
+
+# What a roll may be about: kind of subject and attribute.
+_ROLLS = (
+    *(("person", name) for name in ("hobby", "home", "employer", "pet", "food", "job", "age", "manager", "said")),
+    *(("company", name) for name in ("base", "product", "founder", "field", "sales", "profit")),
+    *(("product", name) for name in ("colour", "price", "month")),
+    ("town", "country"),
+    ("line", "value"),
+)
+
+
+def _roll_row(encoder: Encoder, draw: Draw, mix: Mix) -> _Row:
+    writer = Writer(draw, "train", reference_rate=0.0, opener_rate=0.05)
+    asker = Asker(draw, "train")
+    count = draw.integer(mix.num_pairs[0], mix.num_pairs[1] + 1)
+    kind, attribute = draw.one(_ROLLS[: mix.num_rolls])
+    details: list[str] = [""] * count
+    if attribute == "said":
+        details = draw.some(words.TOPICS, count)
+    elif attribute in ("sales", "profit"):
+        count = min(count, len(words.QUARTERS))
+        details = draw.some(words.QUARTERS, count)
+    if kind == "line":
+        subjects = [
+            f"{one} {other}"
+            for one, other in zip(draw.some(words.ADJECTIVES, count), draw.some(words.NOUNS, count), strict=True)
+        ]
+    else:
+        subjects = [writer.fresh(kind) for _ in range(count)]
+    if details[0]:
+        # The subject is the same throughout, or the detail, or all pairings of two and two occur.
+        shape = draw.integer(0, 3)
+        if shape == 0:
+            details = details[:1] * count
+        elif shape == 1 or count < 4:
+            subjects = subjects[:1] * count
+        else:
+            pairings = draw.some([(one, other) for one in subjects[:2] for other in details[:2]], 4)
+            count, subjects, details = 4, [one for one, _ in pairings], [other for _, other in pairings]
+    values: list[str] = []
+    while len(values) < count:
+        value = writer.value_for(attribute)
+        if value not in values and value not in subjects:
+            values.append(value)
+    kinds = [kind_of_person(subject) if kind == "person" else kind for subject in subjects]
+    stated = list(zip(kinds, subjects, values, details, strict=True))
+    for one_kind, subject, value, detail in stated:
+        writer.state(one_kind, subject, attribute, value, detail)
+    row = [encoder.bos]
+    for sentence in writer.take():
+        row += encoder.text(sentence.text)
+        if draw.chance(0.25):
+            row.append(encoder.sep)
+    row.append(encoder.sep)
+    context = len(row)
+    row_spans, families = [], []
+    for _ in range(mix.num_questions):
+        one_kind, subject, value, detail = draw.one(stated)
+        if draw.chance(0.5):
+            row += [encoder.question, *encoder.text(asker.about(one_kind, subject, attribute, detail)), encoder.answer]
+            start = len(row) - 1
+            row += [*encoder.text(value), encoder.eos]
+            row_spans.append((start, len(row) - 1))
+            families.append("roll")
+        else:
+            writer.state(one_kind, subject, attribute, value, detail)
+            ids = encoder.text(writer.take()[0].text)
+            place = len(ids) - 1 - ids[::-1].index(encoder.text(value)[0])
+            ends = [i for i, token in enumerate(ids) if token == encoder.text((detail or subject).split(" ")[-1])[0]]
+            named = [i for i, token in enumerate(ids) if token == encoder.text(subject.split(" ")[-1])[0]]
+            # Only where the value comes after all that identifies it.
+            if (not ends or ends[0] < place) and named and named[0] < place:
+                row_spans.append((len(row) + place - 1, len(row) + place))
+                families.append("roll_stated")
+            row += [*ids, encoder.sep]
+    return row, row_spans, families, context
 
 
 def _question_row(encoder: Encoder, draw: Draw, mix: Mix, num_chunks: int, chunk_sentences: int) -> _Row:

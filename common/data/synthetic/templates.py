@@ -262,7 +262,7 @@ QUESTIONS: dict[tuple[str, str], Paraphrases] = {
     ),
     ("person", "who_said"): (
         ("who said that the {T} is {V} ?", "who called the {T} {V} ?"),
-        ("who says that the {T} is {V} ?",),
+        ("who told the group that the {T} is {V} ?",),
     ),
     ("person", "count"): (
         ("how many {T} does {S} have now ?", "how many {T} has {S} got ?", "what number of {T} does {S} have ?"),
