@@ -236,3 +236,18 @@ def test_bad_plans_are_refused(models, request_of) -> None:
         engine.compute([500])
     with pytest.raises(ConfigError, match="512 positions"):
         engine.compute([5] * 600)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near(models, request_of, dtype) -> None:
+    half, exact = Engine(models("qwen3", dtype)), Engine(models("qwen3"))
+    request = request_of()
+    # Values, since logits of a random model amplify rounding; the scale of both is about 1.
+    for plan in (BlendPlan(1.0), BlendPlan(0.0, RandomTokens(), 0)):
+        found, expected = half.blend(request, plan).kv, exact.blend(request, plan).kv
+        assert found.dtype == dtype
+        error = (found.values_LHTD.double() - expected.values_LHTD).abs().mean() / expected.values_LHTD.abs().mean()
+        assert error < 0.05
+    reuse, full = exact.blend(request, BlendPlan(0.0, RandomTokens(), 0)).kv, exact.truth(request).kv
+    far = (reuse.values_LHTD - full.values_LHTD).abs().mean() / full.values_LHTD.abs().mean()
+    assert far > 0.15  # the bound above tells reuse and recompute apart
