@@ -197,6 +197,13 @@ def test_the_budget_keeps_a_slow_link_usable():
     assert settled_delay_s("chatterbox") > 10.0
 
 
+def test_the_budget_changes_nothing_while_acknowledgements_come_back():
+    scenario = Scenario(even(600), outage(1e6, 1.0))
+    plain, budget = (play(scenario, METHODS.create(name)) for name in ("chatterbox", "chatterbox_budget"))
+    assert np.array_equal(plain.rendered_s, budget.rendered_s)
+    assert plain.down == budget.down
+
+
 def test_an_outage_that_holds_packets_helps_nobody():
     from common.net.rate import SteppedRate
 
