@@ -135,6 +135,20 @@ def token_rate(results: Results) -> Drawing:
     return sweep(results, "tokens_per_s", "tokens per second", "Stall ratio against token rate", log=True, note=note)
 
 
+@figure("chatterbox", "ack_loss", experiment="ack_loss")
+def ack_loss(results: Results) -> Drawing:
+    """Stall ratio with and without loss of acknowledgements."""
+    styles = styles_of(results)
+    fig, axes = panels()
+    points = points_of(results, "stall_ratio", "factor.ack_loss", scale=PERCENT)
+    grouped_bars(axes[0, 0], points, styles, "factor.ack_loss")
+    axes[0, 0].set(
+        xlabel="direction of the acknowledgements", ylabel="stall ratio [%]", title=sample_size(results.frame)
+    )
+    legend(fig, max_columns=2)
+    return Drawing(fig, points, used(results, "stall_ratio"), "Does the loss of ACKs matter?", f"{STALL} {INTERVALS}")
+
+
 @figure("chatterbox", "token_size", experiment="token_size")
 def token_size(results: Results) -> Drawing:
     """Stall ratio and bytes against the size of a token."""

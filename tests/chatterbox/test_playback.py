@@ -87,6 +87,17 @@ def test_repair_packets_stand_in_for_any_tokens(tokens, repairs, data):
     assert recover(len(tokens), repairs, kept, used) == tokens
 
 
+def test_a_repair_packet_spares_the_retransmission():
+    """Token 5 of groups of 4 is lost: tokens 5 to 7 appear when the group's repair packet arrives, not a round trip later."""
+    sender, receiver = ErasureSender(4, 1), ErasureReceiver()
+    events = [(i * 0.03, bytes([i])) for i in range(20)]
+    # datagrams: 4 tokens, 1 repair packet, and so on; number 6 is token 5
+    played = converse(sender, receiver, events, lambda n: Fate(()) if n == 6 else Fate(), lambda n: Fate())
+    got = {token[0]: when_s for when_s, token in played}
+    assert sender.retransmissions == 0
+    assert got[5] == got[6] == got[7] == pytest.approx(7 * 0.03 + 0.05)
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("tcp_") or name == "tcp_model"])
 def test_every_method_keeps_the_contract(name):
     keeps_contract(name)

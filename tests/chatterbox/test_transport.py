@@ -339,3 +339,27 @@ def test_requests_have_a_size():
     for request in (b"", b"x" * 1001):
         with pytest.raises(ConfigError, match="bytes"):
             connect("127.0.0.1", 1, request)
+
+
+def test_the_transport_over_a_bad_link_between_two_namespaces(tmp_path):
+    from common.net.namespaces import ADDRESSES, NamespacesUnavailable, run_pair
+
+    def server():
+        async def go():
+            await serve(answer, ADDRESSES[0], 4433)
+            await asyncio.sleep(30)
+
+        asyncio.run(go())
+
+    def client():
+        (tmp_path / "got").write_text(run(ask(ADDRESSES[0], 4433)))
+
+    direction = Direction(ConstantRate(10e6), 0.02, loss=Bernoulli(0.2))
+    link = LinkSpec(direction, direction, seed=2).build()
+    try:
+        codes = run_pair(server, client, link, limit_s=30)
+    except NamespacesUnavailable as error:
+        pytest.skip(str(error))
+    assert codes[1] == 0
+    assert (tmp_path / "got").read_text() == TEXT + "?"
+    assert link.counters[1].lost > 0
