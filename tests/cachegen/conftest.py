@@ -1,10 +1,15 @@
 """Codecs and a cache for the tests; see tiny_kv.py."""
 
+import sys
+from pathlib import Path
+
 import pytest
-from tiny_kv import FORMS, cache_of, codec_of, tiny_model
+
+sys.path.insert(0, str(Path(__file__).parent))  # tiny_kv stands beside the tests, whatever pytest's import mode
 
 from cachegen.codec import Codec
 from common.kv import KVCache
+from tests.cachegen.tiny_kv import FORMS, cache_of, codec_of, tiny_model
 
 
 @pytest.fixture(params=list(FORMS))

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_kv import FORMS, cache_of, codec_of, tiny_model
 
 from cachegen import bitstream
 from cachegen.codec import Codec
@@ -22,6 +21,7 @@ from cachegen.profile import build_profile, from_bytes, load, save, to_bytes
 from cachegen.settings import PAPER
 from common.errors import ConfigError, CorruptBitstream
 from common.kv import KVCache
+from tests.cachegen.tiny_kv import FORMS, cache_of, codec_of, tiny_model
 
 GOLDEN = Path(__file__).parent / "golden"
 _CODED: dict[str, bytes] = {}

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_kv import FAMILIES, FORMS, cache_of, codec_of, tiny_model
 
 from cachegen import bitstream
 from cachegen.codec import Codec, quantised_integers
@@ -16,6 +15,7 @@ from cachegen.rotation import Rotation
 from cachegen.settings import FINEST, PAPER, RELEASED, TUNED, Level, Settings
 from common.errors import ConfigError, CorruptBitstream
 from common.kv import KVCache, concatenate, from_transformers, to_transformers
+from tests.cachegen.tiny_kv import FAMILIES, FORMS, cache_of, codec_of, tiny_model
 
 
 def test_quantiser_by_hand():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_kv import FORMS
 
 from cachegen.codec import Codec
 from cachegen.engine import Engine
@@ -17,6 +16,7 @@ from common.data.items import QAItem
 from common.errors import ConfigError, CorruptBitstream
 from common.models.loading import ModelSpec, load
 from common.rng import for_component
+from tests.cachegen.tiny_kv import FORMS
 
 
 @pytest.fixture(scope="module")

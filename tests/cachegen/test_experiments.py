@@ -155,10 +155,11 @@ def test_rows_are_the_same_for_the_same_seed(model_folder):
 
 @pytest.mark.slow
 def test_runner_and_figures_take_every_experiment(model_folder, tmp_path):
+    command = [sys.executable, "-m", "experiments.run", "+paper=cachegen", "experiment=all", "scale=smoke", "threads=1"]
+    command += ["model=local", f"model.path={model_folder}", "model.name=tiny"]
+    command += [f"results_dir={tmp_path / 'results'}", f"figures_dir={tmp_path / 'figures'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", "+paper=cachegen", "experiment=all", "scale=smoke", "threads=1"]
-        + ["model=local", f"model.path={model_folder}", "model.name=tiny"]
-        + [f"results_dir={tmp_path / 'results'}", f"figures_dir={tmp_path / 'figures'}"],
+        command,
         cwd=ROOT,
         capture_output=True,
         text=True,

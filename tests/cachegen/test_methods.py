@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tiny_kv import cache_of, tiny_model
 
 from cachegen import token_dropping
 from cachegen.api import METHODS, WORKLOADS
@@ -11,6 +10,7 @@ from cachegen.baselines import Float8, Kivi, Raw, Uniform, pack_bits, unpack_bit
 from cachegen.contract import check_method, check_workload
 from common.errors import ConfigError, CorruptBitstream
 from common.kv import KVCache
+from tests.cachegen.tiny_kv import cache_of, tiny_model
 
 
 @pytest.mark.parametrize("name", METHODS.names())

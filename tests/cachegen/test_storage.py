@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_kv import cache_of, codec_of, tiny_model
 
 from cachegen.__main__ import main
 from cachegen.client import Client
@@ -19,6 +18,7 @@ from cachegen.streaming import Costs, Curve, Plan, offers_of, simulate
 from common.errors import ConfigError, CorruptBitstream, DataUnavailable
 from common.kv import KVCache, from_transformers, to_transformers
 from common.net.rate import ConstantRate
+from tests.cachegen.tiny_kv import cache_of, codec_of, tiny_model
 
 COSTS = Costs(Curve((100.0,), (0.02,)), (Curve((100.0,), (0.0,)),) * 5, 0.0)
 NUM_TOKENS = 90

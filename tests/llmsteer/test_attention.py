@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from conftest import MODELS, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
@@ -23,6 +22,7 @@ from llmsteer.attention import (
     gains,
     multiply_attention,
 )
+from tests.llmsteer.conftest import MODELS, build
 
 TOKENS = torch.tensor([3, 7, 8, 19])
 IDS = torch.tensor([[1, *[(37 * i + 11) % 190 + 5 for i in range(39)]]])
@@ -79,7 +79,8 @@ def test_routes_equal_the_oracle_in_prefill_chunks_and_decoding(models, name, ro
         whole = model(IDS, use_cache=False).logits
         cache = DynamicCache()
         parts = [
-            model(IDS[:, a:b], past_key_values=cache).logits for a, b in ((0, 15), (15, 30), *((i, i + 1) for i in range(30, 40)))
+            model(IDS[:, a:b], past_key_values=cache).logits
+            for a, b in ((0, 15), (15, 30), *((i, i + 1) for i in range(30, 40)))
         ]
     same(whole, want)
     same(torch.cat(parts, 1), want)

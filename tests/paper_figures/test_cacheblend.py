@@ -2,10 +2,10 @@
 
 import pandas as pd
 import pytest
-from synthetic_runs import write_all_cacheblend, write_all_cacheblend_storage
 
 from common.results import Results
 from paper_figures import draw, figures_of
+from tests.paper_figures.synthetic_runs import write_all_cacheblend, write_all_cacheblend_storage
 
 FIGURES = [spec.name for spec in figures_of("cacheblend")]
 

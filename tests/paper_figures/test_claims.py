@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_runs import ttft_items, write_run
 
 from common.errors import ConfigError
 from common.results import Results, Row
@@ -18,6 +17,7 @@ from paper_figures import papers
 from paper_figures.claims import VERDICTS, Claim, PaperNumber, judge, load_claims, parse_claims
 from paper_figures.claims.evaluators import EVALUATORS
 from paper_figures.claims.table import count_verdicts, evaluate_claims, format_estimate, render
+from tests.paper_figures.synthetic_runs import ttft_items, write_run
 
 TTFT = """
 - id: cacheblend-ttft
@@ -190,7 +190,7 @@ def test_golden_numbers(tmp_path):
         (row,) = evaluate(f"- {body}, experiment: e}}", tmp_path)
         assert row.estimate.value == pytest.approx(value), text
         assert row.basis == "simulated"
-        assert (row.num_items, row.seeds) == (2, "0")
+        assert (row.num_items, row.seeds) == (2, "seed 0")
         assert row.verdict in ("holds", "same direction", "does not hold")
 
 
@@ -204,7 +204,7 @@ def test_a_ratio_from_synthetic_runs(tmp_path):
     assert row.estimate.low < row.estimate.value < row.estimate.high
     assert row.estimate.num_units == 20
     assert row.verdict == "holds"
-    assert row.seeds == "0-2"
+    assert row.seeds == "seeds 0-2"
     assert row.basis == "measured"
     assert row.setting == {"workload": "multi_chunk_qa", "model": "small", "data": "bundled"}
 
@@ -397,7 +397,7 @@ def test_the_table_states_everything(tmp_path):
         "2 holds, 1 not testable here, 1 not run.",
         "| Claim | Paper | Setting | Ours (95 % CI) | n | Basis | Verdict |",
         "| TTFT is lower | 2.2 to 3.3x | multi_chunk_qa, model small, data bundled |",
-        "20 items, seeds 0 | measured | holds |",
+        "20 items, seed 0 | measured | holds |",
         "| 50 to 71 % |",
         "big \\| models",
         "(not testable here): too big",
@@ -424,9 +424,9 @@ def test_one_item_decides_nothing(tmp_path):
 
 def test_few_items_are_marked(tmp_path):
     write_run(tmp_path, "ttft_vs_quality", ttft_items(0, num_items=4))
-    assert "| 4 items, seeds 0; too few: the interval is too narrow |" in table_of(tmp_path)
+    assert "| 4 items, seed 0; too few: the interval is too narrow |" in table_of(tmp_path)
     write_run(tmp_path, "ttft_vs_quality", ttft_items(0, num_items=5))
-    assert "| 5 items, seeds 0 |" in table_of(tmp_path)
+    assert "| 5 items, seed 0 |" in table_of(tmp_path)
 
 
 def table_of(root):

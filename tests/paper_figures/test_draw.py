@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_runs import STYLES, ttft_items, write_run
 
 import paper_figures
 from common.errors import ConfigError, ResultsError, UnknownName
 from common.plotting import Drawing, panels
 from paper_figures import _registry, draw, figure, figures_of, papers
 from paper_figures.__main__ import main
+from tests.paper_figures.synthetic_runs import STYLES, ttft_items, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
