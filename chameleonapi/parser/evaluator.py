@@ -100,7 +100,8 @@ class Run:
 
     target: tuple[Site, str] | None = None
     answer: Answer = field(default_factory=Answer)
-    neutral: str = "empty"  # what the other calls answer: "empty" or "plain" (one label that nothing tests)
+    # What the other calls answer: "empty", "plain" (one label that nothing tests), or given labels by field.
+    neutral: str | dict[tuple[Site, str], tuple[tuple[str, float], ...]] = "empty"
     choices: dict[int, bool] = field(default_factory=dict)
     explain: bool = False
     steps: int = 0
@@ -1991,6 +1992,8 @@ class Evaluator:
             return Answer(numbers={name: 0.0 for name, _, _ in spec.variables})
         if spec.kind == "single":
             return Answer([("NEUTRAL", 0.99)])
+        if isinstance(run.neutral, dict):
+            return Answer(list(run.neutral.get(key, ())))
         if run.target is None or run.neutral == "plain":
             return Answer([(NO_TOPIC if spec.vocabulary == "topic" else NO_LABEL, 0.99 * spec.scale)])
         return Answer()

@@ -108,6 +108,7 @@ class Parser:
         reached: set[tuple[Site, str]] = set()
         sites: dict[Site, dict[str, Any]] = {}
         failures: list[str] = []
+        vectors_of: dict[tuple[Entry, tuple[Site, str]], _Vector] = {}
         for entry in entries:
             if entry.rank and (found or reached) and not self._reaches_new(entry, sites):
                 continue
@@ -120,11 +121,52 @@ class Parser:
                 if entry.rank and key in reached:
                     continue
                 reached.add(key)
+                vectors_of[(entry, key)] = vector
                 made = self._decisions(entry, key, vector, sites)
                 found.setdefault(key, []).append((entry, made))
+        self._retry_together(found, vectors_of, sites)
         self._collect(report, found, sites, failures)
         report.num_probes = self.num_probes
         return report
+
+    def _retry_together(
+        self,
+        found: dict[tuple[Site, str], list[tuple[Entry, list[DecisionSummary]]]],
+        vectors_of: dict[tuple[Entry, tuple[Site, str]], _Vector],
+        sites: dict[Site, dict[str, Any]],
+    ) -> None:
+        """Probe fields that changed nothing again while the other APIs answer a label that the application reacts to.
+
+        "A cat, and nothing violent": the second API only matters once the first one has answered.
+        """
+        useful: dict[tuple[Site, str], tuple[tuple[str, float], ...]] = {}
+        for key, results in found.items():
+            for _, made in results:
+                for decision in made:
+                    if decision.lists and decision.kind in ("true_false", "multi_choice", "multi_select"):
+                        first = decision.lists[0]
+                        labels = (
+                            [c[0] for c in first.clauses if c] if len(first.clauses) > 1 else list(first.labels[:1])
+                        )
+                        useful.setdefault(key, tuple((x, 0.99 * decision.scale) for x in labels))
+        if not useful:
+            return
+        for key, results in found.items():
+            for i, (entry, made) in enumerate(results):
+                others = {k: v for k, v in useful.items() if k != key and k[0] != key[0]}
+                if not others or any(d.kind != "constant" for d in made) or FIELDS[key[1]].kind != "labels":
+                    continue
+                session = self._session(entry, key, vectors_of[(entry, key)].choices, others)
+                try:
+                    again = self._analyse(entry, session, sites.get(key[0], {}))
+                except Refusal:
+                    continue
+                finally:
+                    self.num_probes += session.num_runs
+                if again and all(d.kind in ("true_false", "multi_choice", "multi_select") for d in again):
+                    shown = "; ".join(f"{FIELDS[k[1]].api}: {', '.join(x for x, _ in v)}" for k, v in others.items())
+                    note = f"only matters together with other answers; probed with {shown}"
+                    results[i] = (entry, [replace(d, warnings=(note, *d.warnings)) for d in again])
 
     def _reaches_new(self, entry: Entry, sites: dict[Site, dict[str, Any]]) -> bool:
         """True if the entry's own code holds a call site that no earlier entry reached."""
@@ -215,7 +257,7 @@ class Parser:
 
     # --- one field at one entry -------------------------------------------------------------------------------------
 
-    def _session(self, entry: Entry, key: tuple[Site, str], choices: dict[int, bool], neutral: str) -> Session:
+    def _session(self, entry: Entry, key: tuple[Site, str], choices: dict[int, bool], neutral: Any) -> Session:
         site, field_name = key
         spec = FIELDS[field_name]
         vocabulary = self._vocabulary(spec.vocabulary)
@@ -343,6 +385,13 @@ class Parser:
             if varied or first_only:
                 break
         if varied:
+            unknown = self._unknown_reason(session)
+            if unknown is not None:
+                return [
+                    _unsupported(
+                        *_api_of((session.site, session.field_name)), unknown, self._test_span(session), spec.scale
+                    )
+                ]
             reason, where = reasons[0]
             path, line = where if where[0] else (session.site.path, session.site.line)
             place = f"{path}:{line}: "
@@ -674,6 +723,9 @@ class Parser:
                     source=(span, self._entry_span(entry)), warnings=tuple(self._assumptions(session)),
                 )
             ]  # fmt: skip
+        hidden = self._unknown_reason(session)
+        if hidden is not None:
+            return [_unsupported(spec.api, spec.name, hidden, span, spec.scale)]
         nothing = {n: (lo + hi) / 2 for n, lo, hi in spec.variables}
         echo = any(probing._marked(a.pattern) for a in session.observe(nothing).atoms)
         if echo:

@@ -82,7 +82,7 @@ class Session:
     vocabulary: tuple[str, ...]
     constants: tuple[str, ...]
     numbers: tuple[float, ...]
-    neutral: str = "empty"
+    neutral: str | dict[tuple[Site, str], Output] = "empty"
     cache: dict[object, Observed] = field(default_factory=dict)
     num_runs: int = 0
 
@@ -989,7 +989,7 @@ def _breakpoints(view: Callable[[float], View], low: float, high: float, marks: 
                 (a + b) / 2,
             )
             if not points or abs(points[-1] - value) > 1e-6 * (high - low):
-                points.append(value)
+                points.append(value + 0.0)  # no negative zero
         previous = current
     return points
 

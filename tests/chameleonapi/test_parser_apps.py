@@ -124,6 +124,14 @@ SINGLE = {
     "bottle_sorter": (TF, None, ["Bottle, Plastic"]),
     "door_lock": (TF, None, ["Person, Uniform"]),
     "motion_alerts": (MS, None, ["Person", "Car", "Dog"]),  # a list that is the default of an environment variable
+    "rule_engine": (MC, APP, ["Gun, Rifle", "Person"]),
+    "rules_csv": (MC, API, ["Dog, Wolf", "Cat", "Bird"]),
+    "kivy_scan": (MC, APP, ["Banana, Apple", "Candy"]),
+    "tk_pets": (
+        MC,
+        API,
+        ["Dog, Dog breed, Hot dog, Bulldog", "Cat, Tabby cat, Persian cat, Cattle, Caterpillar, Vacation"],
+    ),
     "mood_emoji": (MC, None, ["POSITIVE", "NEGATIVE", "NEUTRAL", "MIXED"]),
     "post_folders": (
         MC,
@@ -143,6 +151,7 @@ REFUSED = {
     "score_duel": ("treated differently", None),
     "weighted_health": ("treated differently", None),
     "meal_score": ("treated differently", None),
+    "stock_mood": ("not in the source", 8),  # an average over several answers
     "dog_walkers": ("treated differently", 6),  # a count of one thing together with the presence of another
     "caption_writer": ("without deciding", 7),
     "search_index": ("without deciding", 18),
@@ -201,6 +210,8 @@ def test_every_application_of_the_folder_is_expected_somewhere():
         "language_mix",
         "avatar_check",
         "gallery_guard",
+        "cat_poster",
+        "pet_rest",
     }
     names = {p.stem for p in APPS.iterdir() if p.suffix == ".py" or (p.is_dir() and p.name[0] not in "._")}
     assert names == {*SINGLE, *REFUSED, *CONSTANT, *special}
@@ -347,3 +358,22 @@ def test_summary_survives_json_and_says_where(name):
         assert all(span.line for span in one.source), one
         assert one.predicate
         assert one.outcome
+
+
+def test_decisions_that_need_two_answers():
+    labels, moderation = parse("cat_poster").decisions
+    assert (labels.kind, lists(labels)) == (TF, [{"Cat"}])
+    assert (moderation.kind, lists(moderation)) == (TF, [{"Violence", "Explicit Nudity"}])
+    assert any("together with" in w for w in moderation.warnings)
+
+
+def test_two_features_in_one_request():
+    labels, objects = parse("pet_rest").decisions
+    assert (labels.api, lists(labels)) == ("google.vision.label_detection", [{"Pet"}])
+    assert (objects.api, lists(objects)) == ("google.vision.object_localization", [{"Dog", "Cat"}])
+
+
+def test_every_refusal_names_file_and_line():
+    for name in REFUSED:
+        reason = parse(name).decisions[0].reason
+        assert ".py:" in reason, reason
