@@ -14,7 +14,7 @@ from common.plotting import (
     PAPER_GREY,
     SeriesStyle,
     basis_suffix,
-    compact_range,
+    describe_seeds,
     legend,
     lines,
     panels,
@@ -68,7 +68,7 @@ def sample_per_point(rows: pd.DataFrame, factor: str) -> str:
     """What stands behind each point of a line, for a panel's title: "n = 40 per point, seeds 0-4"."""
     counts = sorted(set(rows.groupby(f"factor.{factor}", dropna=False)["item"].nunique()))
     shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"n = {shown} per point, seeds {compact_range(rows['seed'].unique())}"
+    return f"n = {shown} per point, {describe_seeds(rows['seed'].unique())}"
 
 
 def has(results: Results, metric: str) -> bool:

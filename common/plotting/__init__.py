@@ -13,7 +13,7 @@ from common.plotting.charts import (
     scatter,
     stacked_bars,
 )
-from common.plotting.save import Drawing, caption, compact_range, provenance, save_figure, signatures
+from common.plotting.save import Drawing, caption, compact_range, describe_seeds, provenance, save_figure, signatures
 from common.plotting.style import PAPER_GREY, SeriesStyle, basis_suffix, hatch, linestyle, series_styles, use_style
 from common.plotting.tables import Column, interval, number, to_csv, to_latex, to_markdown
 
@@ -26,6 +26,7 @@ __all__ = [
     "caption",
     "cdf_points",
     "compact_range",
+    "describe_seeds",
     "error_range",
     "grouped_bars",
     "hatch",

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from common.plotting.save import compact_range
+from common.plotting.save import describe_seeds
 from common.plotting.style import MARKERS, PALETTE, PAPER_GREY, SeriesStyle, basis_suffix, hatch, linestyle
 
 AxesGrid = npt.NDArray[Any]
@@ -41,7 +41,7 @@ def panels(
 
 def sample_size(rows: pd.DataFrame) -> str:
     """What stands behind numbers, for a panel's title: "n = 40, seeds 0-4"."""
-    return f"n = {rows['item'].nunique()}, seeds {compact_range(rows['seed'].unique())}"
+    return f"n = {rows['item'].nunique()}, {describe_seeds(rows['seed'].unique())}"
 
 
 def error_range(values: pd.Series, low: pd.Series, high: pd.Series) -> npt.NDArray[np.float64]:

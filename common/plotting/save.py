@@ -176,6 +176,12 @@ def compact_range(numbers: Iterable[int]) -> str:
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
+def describe_seeds(seeds: Iterable[int]) -> str:
+    """Seeds in words: "seed 3", or "seeds 0-4"."""
+    text = compact_range(seeds)
+    return f"seed {text}" if text.isdigit() else f"seeds {text}"
+
+
 def _join(column: pd.Series, separator: str = ", ") -> str:
     return separator.join(sorted(str(value) for value in column.unique()))
 

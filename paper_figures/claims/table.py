@@ -8,7 +8,7 @@ import pandas as pd
 
 from common.errors import ResultsError
 from common.plotting import Column, interval, to_csv, to_latex, to_markdown
-from common.plotting.save import SCALE_NOTES, compact_range, describe_code, describe_machine
+from common.plotting.save import SCALE_NOTES, describe_code, describe_machine, describe_seeds
 from common.results import Results
 from common.stats import Estimate
 from paper_figures.claims import VERDICTS, Claim, Verdict, judge
@@ -26,7 +26,7 @@ class ClaimRow:
         claim: the claim.
         setting: workload, model, data and the claim's `per` keys; empty where there is no number.
         estimate: our number; None where there is none.
-        num_items, seeds: what it rests on.
+        num_items, seeds: what it rests on, e.g. 40 and "seeds 0-4".
         basis: "measured", "simulated", "modelled", or several joined with "+".
         verdict: computed.
         note: the command that makes a missing result, or why there is no verdict, or the claim's reason.
@@ -107,7 +107,7 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
                 setting,
                 estimate,
                 int(used["item"].nunique()),
-                compact_range(used["seed"].unique()),
+                describe_seeds(used["seed"].unique()),
                 "+".join(sorted(used["basis"].unique())),
                 "" if verdict == "holds" else note,
                 results.records_of(used),
@@ -118,7 +118,7 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
 
 
 def _sample_size(row: ClaimRow, estimate: Estimate) -> str:
-    text = f"{row.num_items} items, seeds {row.seeds}"
+    text = f"{row.num_items} items, {row.seeds}"
     return f"{text}; too few: the interval is too narrow" if estimate.has_few_units else text
 
 

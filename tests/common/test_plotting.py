@@ -319,6 +319,12 @@ def test_compact_range(numbers, text):
     assert plotting.compact_range(numbers) == text
 
 
+def test_seeds_in_words():
+    assert plotting.describe_seeds([3, 3]) == "seed 3"
+    assert plotting.describe_seeds([1, 0]) == "seeds 0-1"
+    assert plotting.sample_size(rows()) == "n = 2, seeds 0-1"
+
+
 SAVE = """
 import sys; sys.path.insert(0, "tests/common")
 from pathlib import Path
