@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import tempfile
 import time  # a throttled device and a two-thread time line need the real clock; results still go through common.timing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ LOAD_BOUND, COMPUTE_BOUND = 16 / 3, 4 / 7
 class _Timed:
     """Something to be timed, and what must be done, untimed, before each time."""
 
-    run: Callable[[], Prefill]
+    run: Callable[[], Prefill | None]
     prepare: Callable[[], None] = lambda: None
 
 
@@ -347,19 +347,21 @@ class TtftBreakdown:
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per request, device and method: phase_time (factor `phase`; "layer_0" is the computing of layer 0) and ttft; factor
-        `load_over_recompute`."""
+        `load_over_recompute`, 0 for methods that do not load chunks."""
         first = engine_for(run)
         names = [name for name in run.methods if name != "map_reduce"] or ["full_recompute", "full_reuse", "cacheblend"]
         for key, request in run.todo(requests_of(run, first)):
             base, store = _base(run, request)
             costs = _costs(run, base, request, (0.15,), self.repeats)
-            rows = []
+            rows: list[Row] = []
             with _scratch(run) as scratch:
                 folder = Path(scratch)
                 _fill(DiskTier(folder), store)
                 memory = MemoryTier(2**62)
                 _fill(memory, store)
-                for share in self.load_over_recompute:
+                # What reads no chunks, or reads them at no cost (prefix caching, as the paper has it), does so from memory, once.
+                shares = {name: self.load_over_recompute if _reuse(name) == "chunks" else (0.0,) for name in names}
+                for share in dict.fromkeys([0.0, *self.load_over_recompute]):
                     timeline = Timeline(time.perf_counter, _waiter(base))
                     if share > 0:
                         tier = _throttled(folder, _device_for("throttled", share, costs.kv_bytes, costs.prefill_s))
@@ -367,25 +369,36 @@ class TtftBreakdown:
                     else:
                         seed = run.seed_for("selection")
                         engine = PipelinedEngine(base.loaded, TieredStore(memory), seed=seed, timeline=timeline)
-                    for name in names:
-                        method = _method(run, name)
-                        rounds = []
-                        for _ in range(1 + self.repeats):
-                            thing = _Timed(functools.partial(method.prefill, request, engine), timeline.start)
-                            timing = _time_all({"": thing}, 0, 1, str(base.transformer.device))[""]
-                            rounds.append((timing.median_s, timeline.spans))
-                        ttft_s, spans = sorted(rounds[1:], key=lambda done: done[0])[(self.repeats - 1) // 2]
-                        factors = {"load_over_recompute": float(share)}
-                        phases: dict[str, float] = {}
-                        for span in spans:
-                            if span.lane == "compute":
-                                is_first = span.layer == 0 and span.phase == "recompute"
-                                phase = "layer_0" if is_first else span.phase
-                                phases[phase] = phases.get(phase, 0.0) + span.duration_s
-                        rows.append(Row("ttft", ttft_s, "s", "measured", name, factors))
-                        for phase, seconds in phases.items():
-                            rows.append(Row("phase_time", seconds, "s", "measured", name, factors | {"phase": phase}))
+                    for name in [name for name in names if share in shares[name]]:
+                        rows += self._phases(
+                            run, request, engine, timeline, name, {"load_over_recompute": float(share)}
+                        )
             yield ItemRows(key, rows)
+
+    def _phases(
+        self,
+        run: Run,
+        request: Request,
+        engine: PipelinedEngine,
+        timeline: Timeline,
+        name: str,
+        factors: dict[str, float],
+    ) -> Iterator[Row]:
+        thing = _Timed(functools.partial(_method(run, name).prefill, request, engine), timeline.start)
+        rounds = []
+        for _ in range(1 + self.repeats):
+            timing = _time_all({"": thing}, 0, 1, str(engine.transformer.device))[""]
+            rounds.append((timing.median_s, timeline.spans))
+        ttft_s, spans = sorted(rounds[1:], key=lambda done: done[0])[(self.repeats - 1) // 2]
+        phases: dict[str, float] = {}
+        for span in spans:
+            if span.lane == "compute":
+                is_first = span.layer == 0 and span.phase == "recompute"
+                phase = "layer_0" if is_first else span.phase
+                phases[phase] = phases.get(phase, 0.0) + span.duration_s
+        yield Row("ttft", ttft_s, "s", "measured", name, factors)
+        for phase, seconds in phases.items():
+            yield Row("phase_time", seconds, "s", "measured", name, {**factors, "phase": phase})
 
 
 @EXPERIMENTS.add("loading_controller")
@@ -479,8 +492,9 @@ class TtftVsRate:
         """Per request drawn from the workload, whose chunks stand for all: one simulated day of requests like it.
 
         Per method: mean_ttft and p99_ttft (factors `relative_rate`, `rate_rps`), capacity (req/s, see
-        `cacheblend.load_queue.capacity_rps`), idle_ttft: simulated, from measured service times. service_time: measured, factors
-        `memory`, `disk`, `missed` (numbers of chunks). hit_share: simulated, factor `tier`. decode_time: measured.
+        `cacheblend.load_queue.capacity_rps`), capacity_same_ttft (req/s at a mean of twice full recompute's idle time, for all
+        methods), idle_ttft: simulated, from measured service times. service_time: measured, factors `memory`, `disk`, `missed`
+        (numbers of chunks). hit_share: simulated, factor `tier`. decode_time: measured.
         """
         if self.repeats < 1:
             raise ConfigError(f"repeats={self.repeats} must be at least 1.")
@@ -501,31 +515,22 @@ class TtftVsRate:
             patterns = {name: hit_patterns(load, SimulatedTiers(*room), _reuse(name)) for name in names}
             base, _ = _base(run, request)
             costs = _costs(run, base, request, (0.15,), self.repeats)
-            truth = base.truth(request)
-            decode_s = measure(
-                functools.partial(base.decode, truth, self.answer_tokens),
-                warmup=1,
-                repeats=self.repeats,
-                device=str(base.transformer.device),
-            ).median_s
-            rows = [Row("decode_time", decode_s, "s", "measured")]
             with _scratch(run) as scratch:
                 profile = None
                 if self.load_over_recompute > 0:
                     profile = _device_for("throttled", self.load_over_recompute, costs.kv_bytes, costs.prefill_s)
                 bench = _Bench(run, base, request, _throttled(Path(scratch), profile), run.rng("pattern", key))
-                times = {
-                    name: {p: bench.seconds(name, p, self.repeats) for p in sorted(set(found), key=dataclasses.astuple)}
-                    for name, found in patterns.items()
-                }
-            full_s = times["full_recompute"][Pattern()] if "full_recompute" in times else costs.prefill_s
+                wanted = {_measured_as(name, pattern) for name in names for pattern in patterns[name]}
+                wanted.add(("full_recompute", Pattern()))
+                times, decode_s = bench.seconds(wanted, self.answer_tokens, self.repeats)
+            rows = [Row("decode_time", decode_s, "s", "measured")]
+            for (name, pattern), seconds in times.items():
+                rows.append(Row("service_time", seconds, "s", "measured", name, dataclasses.asdict(pattern)))
+            full_s = times["full_recompute", Pattern()]
             for name in names:
-                service = Service(tuple(times[name][pattern] for pattern in patterns[name]), decode_s)
-                for pattern, seconds in times[name].items():
-                    factors = dataclasses.asdict(pattern)
-                    rows.append(Row("service_time", seconds, "s", "measured", name, factors))
-                total = max(1, sum(sum(dataclasses.astuple(pattern)) for pattern in patterns[name]))
-                for tier in ("memory", "disk", "missed"):
+                service = Service(tuple(times[_measured_as(name, pattern)] for pattern in patterns[name]), decode_s)
+                total = sum(sum(dataclasses.astuple(pattern)) for pattern in patterns[name])
+                for tier in ("memory", "disk", "missed") if total else ():
                     share = sum(getattr(pattern, tier) for pattern in patterns[name]) / total
                     rows.append(Row("hit_share", share, "1", "simulated", name, {"tier": tier}))
                 for relative in self.relative_rates:
@@ -535,7 +540,10 @@ class TtftVsRate:
                     rows.append(Row("mean_ttft", float(ttft_s.mean()), "s", "simulated", name, factors))
                     rows.append(Row("p99_ttft", float(np.quantile(ttft_s, 0.99)), "s", "simulated", name, factors))
                 rows.append(Row("idle_ttft", service.idle_ttft_s, "s", "simulated", name))
-                rows.append(Row("capacity", capacity_rps(load, service, batch=self.batch), "req/s", "simulated", name))
+                own = capacity_rps(load, service, batch=self.batch)
+                same = capacity_rps(load, service, batch=self.batch, limit_s=2 * full_s)
+                rows.append(Row("capacity", own, "req/s", "simulated", name))
+                rows.append(Row("capacity_same_ttft", same, "req/s", "simulated", name))
             yield ItemRows(key, rows)
 
 
@@ -545,8 +553,27 @@ def _reuse(name: str) -> Reuse:
     return "none" if name in ("full_recompute", "map_reduce", "map_rerank") else "chunks"
 
 
+def _measured_as(name: str, pattern: Pattern) -> tuple[str, Pattern]:
+    """The measurement that stands for a method's hit pattern.
+
+    A cached prefix is read at no cost, wherever it is, as the paper has it; a missing one is computed with the rest.
+    """
+    if _reuse(name) != "prefix":
+        return name, pattern
+    return (name, Pattern(memory=1)) if pattern.memory or pattern.disk else ("full_recompute", Pattern())
+
+
+def _forgetful(act: Callable[..., Any], *arguments: Any) -> Callable[[], None]:
+    """Calls something and drops what it returns: the states of dozens of prompts would not fit into memory together."""
+
+    def run() -> None:
+        act(*arguments)
+
+    return run
+
+
 class _Bench:
-    """Measures a method's time to first token with so many chunks in memory, on disk and missing."""
+    """Measures methods' times to first token with so many chunks in memory, on disk and missing."""
 
     def __init__(self, run: Run, base: Engine, request: Request, disk: DiskTier, rng: np.random.Generator) -> None:
         self._run, self._base, self._request, self._disk, self._rng = run, base, request, disk, rng
@@ -560,19 +587,22 @@ class _Bench:
             assert isinstance(entry, InMemory)
             self._kept[key] = entry.kv
 
-    def seconds(self, name: str, pattern: Pattern, repeats: int) -> float:
-        """Median over the repeats, each with the chunks' places drawn anew."""
-        method = _method(self._run, name)
-        reuse = _reuse(name)
-        if reuse == "prefix":
-            # A missing prefix is computed with the rest of the prompt; a cached one is read at no cost, as the paper has it.
-            method = method if pattern.memory or pattern.disk else _method(self._run, "full_recompute")
-        engine = self._base if reuse != "chunks" else self._engine
-        thing = _Timed(
-            functools.partial(method.prefill, self._request, engine),
-            functools.partial(self._place, pattern) if reuse == "chunks" else _nothing,
-        )
-        return _time_all({"": thing}, 1, repeats, str(self._base.transformer.device))[""].median_s
+    def seconds(
+        self, wanted: Iterable[tuple[str, Pattern]], answer_tokens: int, repeats: int
+    ) -> tuple[dict[tuple[str, Pattern], float], float]:
+        """Median times of methods and patterns, and of decoding; all interleaved, the chunks' places drawn anew each time."""
+        truth = self._base.truth(self._request)
+        things: dict[str, _Timed] = {"decode": _Timed(_forgetful(self._base.decode, truth, answer_tokens))}
+        order = sorted(wanted, key=lambda pair: (pair[0], dataclasses.astuple(pair[1])))
+        for index, (name, pattern) in enumerate(order):
+            is_placed = _reuse(name) == "chunks"
+            engine = self._engine if is_placed else self._base
+            things[str(index)] = _Timed(
+                _forgetful(_method(self._run, name).prefill, self._request, engine),
+                functools.partial(self._place, pattern) if is_placed else _nothing,
+            )
+        timings = _time_all(things, 1, repeats, str(self._base.transformer.device))
+        return {pair: timings[str(index)].median_s for index, pair in enumerate(order)}, timings["decode"].median_s
 
     def _place(self, pattern: Pattern) -> None:
         chunks = set(self._request.chunks)

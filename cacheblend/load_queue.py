@@ -211,18 +211,27 @@ class Service:
         return float(np.mean(self.prefill_s))
 
 
-def capacity_rps(load: Load, service: Service, factor: float = 2.0, batch: int = 1) -> float:
+def capacity_rps(
+    load: Load, service: Service, factor: float = 2.0, batch: int = 1, limit_s: float | None = None
+) -> float:
     """The largest request rate at which the mean time to first token is at most `factor` times the idle one.
+
+    With `limit_s` the limit is that time instead; pass the same one to compare methods at the same time to first token.
 
     The paper reads the knee off its curves; this is our definition of it. Found by bisection to 0.1 %, on the same gaps for
     every rate, so that the mean grows with the rate.
+
+    Returns:
+        The rate in requests per second; 0 if even an idle server is slower than `limit_s`.
 
     Raises:
         ConfigError: a factor of 1 or less.
     """
     if not factor > 1:
         raise ConfigError(f"factor={factor} must be > 1: nothing waits less than on an idle server.")
-    limit_s = factor * service.idle_ttft_s
+    limit_s = factor * service.idle_ttft_s if limit_s is None else limit_s
+    if limit_s <= service.idle_ttft_s:
+        return 0.0
 
     def is_within(rate_rps: float) -> bool:
         ttft_s = queue_ttft_s(arrivals_s(load, rate_rps), service.prefill_s, service.decode_s, batch)
@@ -231,7 +240,7 @@ def capacity_rps(load: Load, service: Service, factor: float = 2.0, batch: int =
     low = high = 1 / (service.idle_ttft_s + service.decode_s)
     while is_within(high) and high < 1e3 * low:  # so few requests that even all at once wait little
         high *= 2
-    while not is_within(low):
+    while not is_within(low) and low > 1e-9 * high:
         low /= 2
     while high / low > 1.001:
         middle = (low * high) ** 0.5

@@ -22,7 +22,7 @@ from cacheblend.api import Request
 from cacheblend.blend import Blended, BlendPlan, OnPhase, ReusedKV
 from cacheblend.engine import ChunkKey, Engine, InMemory, KVStore, Pieces, StoredKV
 from cacheblend.selection import layer_counts, layer_ratios
-from cacheblend.store import CorruptEntry, DiskHandle, TieredStore
+from cacheblend.store import CorruptEntry, DiskHandle, MemoryHandle, TieredStore
 from common.errors import ConfigError
 from common.models.loading import LoadedModel
 
@@ -421,8 +421,8 @@ class PipelinedEngine(Engine):
             return self.blend_pieces(request, pieces, plan, missed)
         finally:
             for piece in pieces.pieces:
-                with contextlib.suppress(AttributeError):
-                    piece.close()  # type: ignore[attr-defined]
+                if isinstance(piece, DiskHandle | MemoryHandle):
+                    piece.close()
 
     def blend_pieces(self, request: Request, reused: ReusedKV, plan: BlendPlan, missed_chunks: int = 0) -> Blended:
         """See `Engine.blend_pieces`. An entry that turns out to be damaged is computed anew and the request starts again."""

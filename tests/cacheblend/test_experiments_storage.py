@@ -116,6 +116,7 @@ def test_ttft_breakdown(run_of):
         assert 0.7 * total < sum(phases.values()) <= total
         assert ("select" in phases) == (method == "cacheblend")
         assert ("wait" in phases) == (share > 0)
+    assert one(rows, "ttft", "prefix_caching", load_over_recompute=0.0) > 0  # from memory, and only from there
     slow, none = (
         one(rows, "phase_time", load_over_recompute=40.0, phase="wait"),
         one(rows, "ttft", load_over_recompute=0.0),

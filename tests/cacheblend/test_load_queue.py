@@ -146,6 +146,9 @@ def test_capacity_is_the_knee_as_defined():
     slower = capacity_rps(load, Service((0.5,) * 100_000))
     assert slower == pytest.approx(capacity / 2, rel=0.01)  # common random numbers: the ratio is exact
     assert capacity_rps(load, Service((0.25,) * 100_000, decode_s=0.25)) < capacity
+    # At the same limit: 1 s is four times 0.25 s, so rho / (2 (1 - rho)) = 3 and rho = 6/7.
+    assert capacity_rps(load, Service((0.25,) * 100_000), limit_s=1.0) == pytest.approx((6 / 7) / 0.25, rel=0.03)
+    assert capacity_rps(load, Service((0.25,) * 100_000), limit_s=0.2) == 0
     with pytest.raises(ConfigError, match="factor=1"):
         capacity_rps(load, Service((1.0,)), factor=1)
 
