@@ -32,7 +32,11 @@ def corpus(num_items: int = 400) -> Iterator[str]:
 
 
 def train_tokenizer(vocab_size: int = VOCAB_SIZE) -> Any:
-    """Train the tokenizer; deterministic. Returns a transformers fast tokenizer."""
+    """Train the tokenizer; returns a transformers fast tokenizer.
+
+    The library breaks ties between equally frequent merges by hash order: two runs give the same words other ids. So the shipped
+    tokenizer is an input of the models' training, not something to be made again.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -4,7 +4,7 @@
     python -m common.models.train size=small out=runs/small resume=true
 
 Options: size=tiny|small|base, out=FOLDER, seed=0, device=auto|cpu|cuda, threads=1, resume=false, max_seconds=0 (0: no limit),
-start_from=FOLDER (a trained smaller model to grow from; the sizes that need one say so), save_every=200.
+start_from=FOLDER (a trained smaller model to grow from; the sizes that need one say so), save_every=100.
 
     random sequences, said again and again     until copying heads have formed
     short texts, everything by name            until single facts are found
@@ -12,7 +12,8 @@ start_from=FOLDER (a trained smaller model to grow from; the sizes that need one
     full mix                                   long contexts, learning rate falls to zero
 
 Each stage ends when its goal is met or its steps are used up. The folder then holds the model as `save_pretrained` writes it,
-its tokenizer, `training_log.jsonl` (a line every 25 steps), and `training.json` (settings, wall time, machine, goals met).
+its tokenizer, `training_log.jsonl` (a line every 25 steps), `training_curves.png`, and `training.json` (settings, wall time,
+machine, goals met).
 Same seed, same thread count, same machine: same weights.
 """
 
@@ -38,6 +39,9 @@ from common.rng import for_component, seed_for
 # B rows, T tokens, H heads, D head dim
 
 _WINDOW = 25
+
+# Always this one: training a tokenizer anew gives the same words other ids, and a resumed or grown model would not fit it.
+BUNDLED_TOKENIZER = Path(__file__).parent / "bundled" / "small"
 
 _DOCUMENTS = {
     "people": 4.0,
@@ -202,7 +206,7 @@ SHAPES: dict[str, Shape] = {
     "tiny": Shape(
         64, 2, 2, 1, 128, (Stage("repeat_16", _words_only(0.0, 1.0, (2, 2), 16), 600, 1024, ("restated", 0.95)),)
     ),
-    "small": Shape(128, 8, 4, 2, 256, _curriculum(1200, 1000)),
+    "small": Shape(128, 8, 4, 2, 256, _curriculum(1000, 900)),
     "base": Shape(256, 12, 8, 2, 512, _curriculum(2500, 1500), grows_from="small"),
 }
 
@@ -219,7 +223,7 @@ class Options:
     resume: bool = False
     max_seconds: float = 0.0
     start_from: str = ""
-    save_every: int = 200
+    save_every: int = 100
 
 
 def parse_options(arguments: list[str], kind: type = Options) -> Any:
@@ -521,14 +525,11 @@ def train(options: Options) -> Mapping[str, Any]:
             f"size={options.size} grows from a trained {shape.grows_from!r} model: give start_from=FOLDER of one."
         )
     import torch
-
-    from common.models.tokenizer import train_tokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(options.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
     if options.start_from:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         from common.models.growth import grow
 
         tokenizer = AutoTokenizer.from_pretrained(options.start_from)
@@ -536,7 +537,7 @@ def train(options: Options) -> Mapping[str, Any]:
         if shape.grows_from:
             model = grow(model, build_model(shape, model.config.vocab_size, options.seed))
     else:
-        tokenizer = train_tokenizer()
+        tokenizer = AutoTokenizer.from_pretrained(BUNDLED_TOKENIZER)
         model = build_model(shape, -(-len(tokenizer) // 64) * 64, options.seed, shape.stages[0].layers)
     encoder = Encoder(tokenizer)
     trainer = Trainer(shape, model, encoder, options.seed, device)
@@ -553,7 +554,7 @@ def train(options: Options) -> Mapping[str, Any]:
     log_path.write_text("".join(line + "\n" for line in kept))
     start_s, seconds_before = time.monotonic(), trainer.seconds
     with log_path.open("a") as log, contextlib.suppress(KeyboardInterrupt):
-        _run_stages(trainer, options, log, start_s, seconds_before, checkpoint)
+        _run_stages(trainer, options, log, start_s, seconds_before, checkpoint, tokenizer)
     trainer.save(checkpoint)
     save_model(trainer.master, tokenizer, out)
     report = {
@@ -568,11 +569,18 @@ def train(options: Options) -> Mapping[str, Any]:
         "machine": {"processor": _processor(), "python": platform.python_version(), "torch": torch.__version__},
     }
     (out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+    draw_curves(out)
     return report
 
 
 def _run_stages(
-    trainer: Trainer, options: Options, log: Any, start_s: float, seconds_before: float, checkpoint: Path
+    trainer: Trainer,
+    options: Options,
+    log: Any,
+    start_s: float,
+    seconds_before: float,
+    checkpoint: Path,
+    tokenizer: Any,
 ) -> None:
     stages = trainer.shape.stages
     while trainer.stage < len(stages):
@@ -603,6 +611,7 @@ def _run_stages(
         )
         trainer.stage += 1
         trainer.stage_step = 0
+        save_model(trainer.master, tokenizer, checkpoint.parent)
 
 
 def _report(trainer: Trainer, stage: Stage, losses: dict[str, float], accuracy: dict[str, float], log: Any) -> None:
@@ -624,6 +633,34 @@ def _report(trainer: Trainer, stage: Stage, losses: dict[str, float], accuracy: 
         f"loss {losses['answer_loss']:.3f} text {losses['text_loss']:.2f} {shown}",
         flush=True,
     )
+
+
+def draw_curves(folder: Path) -> None:
+    """Loss and accuracy over the tokens seen, from `training_log.jsonl`, as `training_curves.png` beside it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
+    for key, label in (("answer_loss", "answers"), ("text_loss", "context (sampled)")):
+        axes[0].plot([row["tokens"] / 1e6 for row in rows], [row[key] for row in rows], label=label, linewidth=0.8)
+    families = sorted({family for row in rows for family in row["accuracy"]})
+    styles = ("-", "--", ":", "-.")
+    for i, family in enumerate(families):
+        points = [(row["tokens"] / 1e6, row["accuracy"][family]) for row in rows if family in row["accuracy"]]
+        axes[1].plot(*zip(*points, strict=True), styles[i % 4], color=f"C{i % 10}", label=family, linewidth=0.8)
+    for axis, title in zip(
+        axes, ("loss, nats per token", "answers right (teacher-forced), training batches"), strict=True
+    ):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("million tokens")
+        axis.set_ylim(bottom=0)
+    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=6, ncols=2, loc="lower right")
+    figure.savefig(folder / "training_curves.png", dpi=110, metadata={"Software": None})
+    plt.close(figure)
 
 
 def _processor() -> str:

@@ -277,12 +277,13 @@ def _roll_row(encoder: Encoder, draw: Draw, mix: Mix) -> _Row:
             pairings = draw.some([(one, other) for one in subjects[:2] for other in details[:2]], 4)
             count, subjects, details = 4, [one for one, _ in pairings], [other for _, other in pairings]
     values: list[str] = []
-    while len(values) < count:
+    # Some attributes have no more than twelve different values; the roll is then shorter.
+    for _ in range(20 * count):
         value = writer.value_for(attribute)
-        if value not in values and value not in subjects:
+        if len(values) < count and value not in values and value not in subjects:
             values.append(value)
     kinds = [kind_of_person(subject) if kind == "person" else kind for subject in subjects]
-    stated = list(zip(kinds, subjects, values, details, strict=True))
+    stated = list(zip(kinds, subjects, values, details, strict=False))
     for one_kind, subject, value, detail in stated:
         writer.state(one_kind, subject, attribute, value, detail)
     row = [encoder.bos]

@@ -136,3 +136,23 @@ def test_the_training_attention_is_the_librarys(encoder):
         ours = model(ids).logits
     assert trainer.worker.config._attn_implementation == "ninefold_batched"
     torch.testing.assert_close(ours, library, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("attribute", range(23))
+def test_rolls_never_ask_for_more_values_than_there_are(encoder, attribute):
+    """A roll of 24 months once looked for a thirteenth month for ever."""
+    import dataclasses
+
+    from common.data.synthetic.scenes import Draw
+    from common.models import training_data
+
+    roll = training_data._ROLLS[attribute % len(training_data._ROLLS)]
+    mix = dataclasses.replace(training.SHAPES["small"].stages[-1].mix, num_pairs=(24, 24))
+    original = training_data._ROLLS
+    try:
+        training_data._ROLLS = (roll,)
+        row, spans, families, _ = training_data._roll_row(encoder, Draw(np.random.default_rng(0)), mix)
+    finally:
+        training_data._ROLLS = original
+    assert len(spans) == len(families)
+    assert row
