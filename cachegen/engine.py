@@ -160,6 +160,29 @@ class Engine:
         return torch.stack(scores)
 
     @torch.no_grad()
+    def attention_within(self, ids: Sequence[int]) -> Tensor:
+        """Attention probability that each token of a context receives from the context itself, summed over the tokens after it
+        and divided by their number, (L, H, T) float32 (Scissorhands' score); infinite for the last token.
+        """
+        model = self.loaded.model
+        before = model.config._attn_implementation
+        try:
+            model.set_attn_implementation("eager")
+            out = model(input_ids=torch.tensor([list(ids)], device=self.loaded.device), output_attentions=True)
+        finally:
+            model.set_attn_implementation(before)
+        num_heads, num_tokens = int(self.loaded.config.num_key_value_heads), len(ids)
+        later_T = torch.arange(num_tokens - 1, -1, -1).float()
+        scores = []
+        for layer_1HTT in out.attentions:
+            probability_HTT = layer_1HTT[0].float().cpu()
+            given_HT = probability_HTT.sum(dim=1) - probability_HTT.diagonal(dim1=1, dim2=2)
+            scores.append(given_HT.view(num_heads, -1, num_tokens).sum(dim=1) / later_T)
+        score_LHT = torch.stack(scores)
+        score_LHT[..., -1] = torch.inf
+        return score_LHT
+
+    @torch.no_grad()
     def self_information(self, ids: Sequence[int]) -> Tensor:
         """-log p of each token given those before it, (T,) float32 in nat; infinite for the first, which is never dropped."""
         out = self.loaded.model(input_ids=torch.tensor([list(ids)], device=self.loaded.device), use_cache=False)

@@ -7,6 +7,7 @@ prefilling and decoding from this machine. Bandwidths are given as the share of 
 
 import dataclasses
 import functools
+import hashlib
 import math
 import tempfile
 import time
@@ -30,6 +31,7 @@ from common.errors import ConfigError
 from common.experiment import Run
 from common.kv import KVCache, concatenate
 from common.net.rate import ConstantRate, Rate, SteppedRate
+from common.net.traces import read_trace
 from common.results import ItemRows, Row
 from common.rng import for_component
 from common.timing import measure_interleaved
@@ -246,6 +248,19 @@ def random_rate(rng: np.random.Generator, mean_bps: float, step_s: float, num_st
     return SteppedRate(tuple(step_s * (i + 1) for i in range(num_steps)), tuple(float(rate) for rate in rates))
 
 
+def recorded_rate(path: Path, mean_bps: float, speed: float) -> SteppedRate:
+    """A recorded trace, scaled to a mean rate and run faster.
+
+    Raises:
+        ConfigError: the trace records no rate, or delivery opportunities (mahimahi), which cannot be scaled.
+    """
+    rate = read_trace(path).down
+    if not isinstance(rate, SteppedRate):
+        raise ConfigError(f"trace {path} holds no rates over time; use one of the formats seconds_mbps, gnettrack, ...")
+    scale = mean_bps / rate.mean_bps
+    return SteppedRate(tuple(end / speed for end in rate.ends_s), tuple(bps * scale for bps in rate.bps))
+
+
 @EXPERIMENTS.add("slo_violations")
 @dataclasses.dataclass(frozen=True)
 class SloViolations:
@@ -257,6 +272,9 @@ class SloViolations:
         chunk_tokens: of the streamed chunks.
         transfer_share: sets the default bandwidth.
         repeats: timed rounds.
+        trace_files: recorded traces (formats of `common.net.traces`) instead of random ones, in turn, each from a random place;
+            their rates are scaled so that the mean is the default bandwidth.
+        trace_speed: how much faster than recorded they run: a small model's requests are over in tenths of a second.
         has_hindsight: also the best plan that knows the trace (ours, Fig. E); needs few chunks.
         num_profile_contexts: sample contexts that profiles are made from.
     """
@@ -266,12 +284,25 @@ class SloViolations:
     chunk_tokens: int = 150
     transfer_share: float = TRANSFER_SHARE
     repeats: int = 3
+    trace_files: tuple[str, ...] = ()
+    trace_speed: float = 20.0
     has_hindsight: bool = False
     num_profile_contexts: int = NUM_PROFILE_CONTEXTS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trace_files", tuple(self.trace_files))
+        if self.traces_per_item < 1 or not self.trace_speed > 0:
+            raise ConfigError(
+                f"traces_per_item={self.traces_per_item} and trace_speed={self.trace_speed} must be positive."
+            )
+        for name in self.trace_files:  # a wrong file is refused before anything runs
+            recorded_rate(Path(name), 1e6, 1.0)
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per item, method and policy: loading_time (s: until the whole cache is usable), is_violated, kl, quality; factors
         `policy`, `slo_share`, `trace`. DEVIATION: see `cachegen-3`."""
+        for name in self.trace_files:
+            run.note_input(Path(name).name, hashlib.sha256(Path(name).read_bytes()).hexdigest())
         engine = engine_for(run)
         codecs = codecs_of(run, engine, sample_contexts(run, engine, self.num_profile_contexts))
         for key, item in run.todo(items_of(run, "workload", run.num_items)):
@@ -286,7 +317,12 @@ class SloViolations:
         quality = functools.lru_cache(maxsize=None)(functools.partial(self._quality, judge, setup))
         rows = []
         for trace in range(self.traces_per_item):
-            rate = random_rate(run.rng("trace", key, trace), default_bps, step_s)
+            rng = run.rng("trace", key, trace)
+            if self.trace_files:
+                path = Path(self.trace_files[trace % len(self.trace_files)])
+                rate, phase = recorded_rate(path, default_bps, self.trace_speed), float(rng.random())
+            else:
+                rate, phase = random_rate(rng, default_bps, step_s), 0.0
             for share in self.slo_shares:
                 # DEVIATION cachegen-3: the objective is on loading the cache, without the question's own prefill, which in a
                 # small model is a large part of the whole and the same for every method.
@@ -296,24 +332,23 @@ class SloViolations:
                     if method != EIGHT_BIT:
                         policies = {name: POLICIES.create(name) for name in ("adaptive", "fixed")}
                     for name, policy in policies.items():
-                        timeline = simulate(
-                            offers, policy, rate, setup.costs[method], deadline_s, prior_bps=default_bps
-                        )
+                        costs = setup.costs[method]
+                        timeline = simulate(offers, policy, rate, costs, deadline_s, prior_bps=default_bps, phase=phase)
                         factors = {"policy": name, "slo_share": share, "trace": trace}
                         rows += self._rows(timeline, method, deadline_s, factors, quality(method, timeline.levels))
                     if self.has_hindsight and method != EIGHT_BIT:
-                        best, _ = self._hindsight(setup, method, rate, deadline_s, default_bps)
+                        best, _ = self._hindsight(setup, method, rate, deadline_s, default_bps, phase)
                         factors = {"policy": "hindsight", "slo_share": share, "trace": trace}
                         rows += self._rows(best, method, deadline_s, factors, quality(method, best.levels))
         return rows
 
     def _hindsight(
-        self, setup: Setup, method: str, rate: Rate, deadline_s: float, prior_bps: float
+        self, setup: Setup, method: str, rate: Rate, deadline_s: float, prior_bps: float, phase: float
     ) -> tuple[Timeline, tuple[int | None, ...]]:
         offers, costs = setup.offers[method], setup.costs[method]
         num_levels = len(offers[0].level_bytes)
         return best_in_hindsight(
-            lambda policy: simulate(offers, policy, rate, costs, deadline_s, prior_bps=prior_bps),
+            lambda policy: simulate(offers, policy, rate, costs, deadline_s, prior_bps=prior_bps, phase=phase),
             len(offers),
             num_levels,
             deadline_s + setup.suffix_s,

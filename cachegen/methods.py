@@ -341,9 +341,12 @@ class H2O:
         reduced = [self._reduce(engine, context)[0] for context in sample] if self.inner == "cachegen" else sample
         return H2OCodec(self, engine, _inner(self.inner, engine, reduced))
 
+    def _score(self, engine: Any, context: Context) -> torch.Tensor:
+        score_LHT: torch.Tensor = engine.attention_to_context(context.kv, context.question or context.ids[-8:])
+        return score_LHT
+
     def _reduce(self, engine: Any, context: Context) -> tuple[Context, torch.Tensor]:
-        question = context.question or context.ids[-8:]
-        score_LHT = engine.attention_to_context(context.kv, question)
+        score_LHT = self._score(engine, context)
         num_kept = _budget(self.budget, len(context.ids))
         kept_LHS = token_dropping.heavy_hitters(score_LHT, num_kept, self.recent_share)
         # Heads keep different tokens; no list of ids describes that, only their number does.
@@ -382,6 +385,18 @@ class CacheGenOnH2O(H2O):
     """CacheGen over the tokens that H2O keeps; deltas are taken between kept neighbours."""
 
     inner: Inner = "cachegen"
+
+
+@METHODS.add("scissorhands", label="Scissorhands*", color="#FB9A99", marker="d")
+@dataclasses.dataclass(frozen=True)
+class Scissorhands(H2O):
+    """Scissorhands, idealised: tokens that the context itself attended to stay, the same share in all layers; 8 bits."""
+
+    recent_share: float = 0.1
+
+    def _score(self, engine: Any, context: Context) -> torch.Tensor:
+        score_LHT: torch.Tensor = engine.attention_within(context.ids)
+        return score_LHT
 
 
 @METHODS.add("llmlingua", label="LLMLingua", color="#6A3D9A", marker="h")

@@ -148,3 +148,16 @@ def test_codec_on_a_trained_model(trained):
         assert sum(map(len, chunks)) < reference
         scores = [trained.logits_after(kv, context.question, 20) for kv in (context.kv, codec.decode(chunks))]
         assert kl_divergence(*scores) < 0.1
+
+
+def test_attention_within_adds_up_by_hand(engine):
+    ids = tokens(12)
+    score_LHT = engine.attention_within(ids)
+    assert score_LHT.shape == (4, 2, 12)
+    assert torch.isinf(score_LHT[..., -1]).all()
+    # Every query but the first gives one unit to itself and those before it; what tokens get from others is below that.
+    received = (score_LHT[..., :-1] * torch.arange(11, 0, -1)).sum(-1)
+    assert float(received.max()) <= 2 * 11 + 1e-4
+    assert float(received.min()) > 0
+    # The last but one token is seen by one later token only, as one probability per query head.
+    assert float(score_LHT[..., -2].max()) <= 2

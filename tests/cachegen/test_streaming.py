@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachegen.api import POLICIES, ChunkOffer, Decision, StreamState
+from cachegen.experiments_link import recorded_rate
 from cachegen.policies import Adaptive, Fixed, TextOnly
 from cachegen.streaming import Costs, Curve, Plan, best_in_hindsight, offers_of, simulate
 from common.errors import ConfigError
@@ -184,3 +185,15 @@ def test_bad_arguments_are_refused():
         simulate(chunks(), Adaptive(), ConstantRate(1e6), SLOW, concurrency=0)
     assert math.isinf(StreamState(0, math.inf, None).deadline_s)
     assert isinstance(chunks()[0], ChunkOffer)
+
+
+def test_recorded_traces_are_scaled_and_sped_up(tmp_path):
+    path = tmp_path / "trace.txt"
+    path.write_text("1.0 2.0\n2.0 6.0\n3.0 1.0\n")
+    rate = recorded_rate(path, 9e6, 10.0)
+    assert rate.mean_bps == pytest.approx(9e6)
+    assert rate.ends_s == pytest.approx((0.1, 0.2, 0.3))
+    assert rate.bps == pytest.approx((6e6, 18e6, 3e6))
+    offers = chunks(2)
+    early, late = (simulate(offers, Fixed(0), rate, SLOW, phase=phase).network_s for phase in (0.0, 1 / 3))
+    assert late < early
