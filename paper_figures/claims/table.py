@@ -95,7 +95,7 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
         except ResultsError as error:
             rows.append(ClaimRow(claim, "cannot be computed", setting=setting, note=str(error)))
             continue
-        if estimate.has_interval or estimate.num_units > 1:
+        if estimate.num_units > 1:
             verdict, note = judge(estimate, claim), claim.reason or ""
         else:
             verdict = "not testable here"
