@@ -171,7 +171,10 @@ class _DeliveryServer:
         if self._time_s(self._place) < arrival_s:
             laps, inside_ms = divmod(arrival_s * 1000 + self._offset_ms, self._times[-1])
             self._place = int(laps) * len(self._times) + bisect.bisect_left(self._times, inside_ms)
-            while self._time_s(self._place) < arrival_s:  # rounding of the line above
+            # The end of a lap is the start of the next, and products of floats round: look at the neighbours.
+            while self._place > 0 and self._time_s(self._place - 1) >= arrival_s:
+                self._place -= 1
+            while self._time_s(self._place) < arrival_s:
                 self._place += 1
             self._left = DeliveryTrace.OPPORTUNITY_BYTES
         elif self._left == 0:

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError
@@ -127,10 +127,15 @@ def test_mahimahi_opportunities_by_hand():
     assert server.serve(0.001, 1500)[1] == 0.010  # the opportunity at 0 ms has passed unused
     assert server.serve(0.001, 700)[1] == 0.010  # the second one at 10 ms
     assert server.serve(0.002, 800)[1] == 0.010  # shares it: 700 + 800 = 1500
+    assert server.serve(0.003, 100) == (0.030, 0.030)  # nothing is left at 10 ms: it starts with the next one
+    server = DeliveryTrace((0, 10, 10, 30)).start()
+    for size in (1500, 1500):
+        server.serve(0.001, size)
     assert server.serve(0.003, 3000)[1] == pytest.approx(0.030)  # 30 ms, and 0 ms of the next lap, which is 30 ms too
     assert server.serve(0.035, 100)[1] == pytest.approx(0.040)
 
 
+@example([1], [(0.125, 20, False)])  # arrives exactly when a lap ends
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=20).map(sorted).filter(lambda t: t[-1] > 0), PACKETS)
 def test_mahimahi_against_a_byte_by_byte_model(times, packets):
     """The reference plays every opportunity in turn, as mahimahi's link queue does."""

@@ -48,6 +48,15 @@ def test_who_sends_more_does_not_change_when_it_is_bad(times, seed):
     assert all(dense_lost[t] == lost for t, lost in sparse_lost.items())
 
 
+def test_loss_within_a_bad_state_does_not_move_the_states():
+    """Half the packets of a bad state are lost: never one that would survive if all of them were."""
+    times = np.arange(0, 200, 0.01)
+    half = lost_at(GilbertElliott(1.0, 0.3, p_bad=0.5), times)
+    full = lost_at(GilbertElliott(1.0, 0.3), times)
+    assert all(lost for half_lost, lost in zip(half, full, strict=True) if half_lost)
+    assert sum(half) == pytest.approx(sum(full) / 2, rel=0.1)
+
+
 def test_bernoulli_share():
     assert np.mean(lost_at(Bernoulli(0.2), range(50_000))) == pytest.approx(0.2, abs=0.006)
     assert not any(lost_at(Bernoulli(0.0), range(100)))
