@@ -2,8 +2,9 @@
 
     from llmsteer.api import METHODS, WORKLOADS, Context, SteeringPlan
 
-A method gets a context (and, if it says so, a query) and an engine, and hands back a plan: which tokens of which layers and heads
-are steered, by how much. Caching, decoding, timing and scoring are the harness's. Importing this imports neither torch nor transformers.
+A method gets a context (and, if it says so, a query) and an engine, and hands back a plan: which tokens of which layers and
+heads are steered, by how much. Caching, decoding, timing and scoring are the harness's. Importing this module imports neither
+torch nor transformers.
 """
 
 import dataclasses
@@ -32,8 +33,8 @@ class Query:
         answers: gold answers; empty where there are none.
         metric: text metric of the answer.
         max_answer_tokens: how many tokens an answer may take.
-        evidence: gold evidence as (chunk, first character, last character + 1); empty where unknown. Only baselines that stand for
-            a user's own marks and the controls may read it.
+        evidence: gold evidence as (chunk, first character, last character + 1); empty where unknown. Only baselines
+            that stand for a user's own marks, and the controls, may read it.
     """
 
     text: str
@@ -121,20 +122,22 @@ class SteeringPlan:
         record: tokens, layers, heads and gain; None: no steering.
         sharpen: {layer: factor of all its attention logits}; the temperature control. Empty: none.
         cached_prompt: which of the engine's prompts (0 is P1, 1 is P2) stands before the context.
-        calls: how many answers or sentences of other calls of the model were generated to make the plan.
+        calls: how many sequences were generated to make the plan.
+        query_in_prompt: the prompt holds the query too (query-dependent reading), so the cache serves no other query.
     """
 
     record: "SteeringRecord | None" = None
     sharpen: Mapping[int, float] = dataclasses.field(default_factory=dict)
     cached_prompt: int = 0
     calls: int = 0
+    query_in_prompt: bool = False
 
 
 class Steering(Protocol):
     """One way to decide what is steered.
 
-    A method whose class has `per_query = True` is asked anew for every query, its time and its uncached prefill are part of the request's
-    delay, and it gets the query. Any other is asked once per context, offline, and gets None for the query. A method with an
+    A method whose class has `per_query = True` gets the query and is asked anew for every one; its time and its uncached prefill
+    are part of the request's delay. Any other is asked once per context, offline, and gets None for the query. A method with an
     attribute `model_settings` (a mapping as in the `model` config group) runs on that model instead of the run's.
     """
 

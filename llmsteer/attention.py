@@ -194,7 +194,7 @@ class LayerSteering:
         if key.shape[-1] != query.shape[-1]:
             return self._through_stored_channel(module, query, key, value, mask, options)
         if not self.is_steered:
-            return sdpa_attention_forward(module, query, key, value, mask, **options)  # type: ignore[no-any-return]
+            return sdpa_attention_forward(module, query, key, value, mask, **options)
         if mask is None and query.shape[2] > 1 and key.shape[2] > query.shape[2]:
             # An empty cache of fixed size: the keys behind the rows hold nothing yet.
             key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
@@ -210,7 +210,7 @@ class LayerSteering:
         num_rows, num_keys = query.shape[2], key.shape[2]
         bias = self.bias(num_keys, query.dtype, query.device)
         if num_rows == 1:
-            return sdpa_attention_forward(module, query, key, value, mask, position_bias=bias, **options)  # type: ignore[no-any-return]
+            return sdpa_attention_forward(module, query, key, value, mask, position_bias=bias, **options)
         outputs = []
         # In blocks: a float mask of all rows for each head would take H x T x T numbers.
         for start in range(0, num_rows, _BLOCK_ROWS):
@@ -309,7 +309,7 @@ def attend(
     """The registered attention function: transformers' own SDPA, unless the layer is steered or read."""
     layer: LayerSteering | None = getattr(module, _SLOT, None)
     if layer is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return layer.attend(module, query, key, value, attention_mask, **options)
 
 

@@ -30,7 +30,7 @@ def hash_ids(ids: Sequence[int]) -> str:
 
 
 def model_fingerprint(model: Any) -> str:
-    """SHA-256 (hex) over dtype, the numbers of the configuration, and names, shapes and up to 4096 evenly spaced values of each weight.
+    """SHA-256 (hex) over dtype, the configuration's numbers, and name, shape and some 4096 evenly spaced values of each weight.
 
     Takes milliseconds also for large models, and does not depend on where the weights were loaded from. Weights that differ only
     in values that are not among the samples are not told apart.
@@ -78,6 +78,7 @@ class SteeringRecord:
     layers: Mapping[int, Tensor]
     heads: Mapping[int, tuple[int, ...]]
     alpha: float
+    # DEVIATION llmsteer-2: the paper does not say when its weights are edited; all three readings exist, this is the default.
     apply: str = "kv_and_live"
     renormalise: bool = True
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -90,8 +91,10 @@ class SteeringRecord:
         for layer, tokens_S in self.layers.items():
             if tokens_S.dtype != torch.int64 or tokens_S.ndim != 1 or bool((tokens_S.diff() <= 0).any()):
                 raise ConfigError(f"layer {layer}: selected tokens must be sorted, different int64 numbers.")
-            if len(tokens_S) and not (0 <= int(tokens_S[0]) and int(tokens_S[-1]) < self.context_tokens):
-                raise ConfigError(f"layer {layer}: a selected token lies outside the {self.context_tokens} of the context.")
+            if len(tokens_S) and not (int(tokens_S[0]) >= 0 and int(tokens_S[-1]) < self.context_tokens):
+                raise ConfigError(
+                    f"layer {layer}: a selected token lies outside the {self.context_tokens} of the context."
+                )
 
     @property
     def num_bytes(self) -> int:
@@ -143,7 +146,9 @@ class SteeringRecord:
         """
         end = self.prefix_tokens + self.context_tokens
         if len(ids) < end:
-            raise ConfigError(f"the prompt has {len(ids)} tokens; this steering record is for a prefix and context of {end}.")
+            raise ConfigError(
+                f"the prompt has {len(ids)} tokens; this steering record is for a prefix and context of {end}."
+            )
         if hash_ids(ids[: self.prefix_tokens]) != self.prefix_hash:
             raise ConfigError(
                 "the prompt does not begin with the instruction that this steering record was made with (other text, template "
@@ -161,7 +166,7 @@ class SteeringRecord:
         return hashlib.sha256(text.encode() + save_tensors(self._tensors())).hexdigest()
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {f"layer.{layer}": tokens.contiguous() for layer, tokens in sorted(self.layers.items())}
+        return {f"layer.{layer}": tokens.clone() for layer, tokens in sorted(self.layers.items())}
 
     def _plain(self) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(self) if field.name not in ("layers", "heads", "settings")]
@@ -197,7 +202,9 @@ class SteeringRecord:
         if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT:
             raise CorruptBitstream(f"{folder}/record.json is not of format {FORMAT}; prepare the context again.")
         if hashlib.sha256(tensors).hexdigest() != plain.pop("tensors_sha256", None):
-            raise CorruptBitstream(f"{folder}/record.safetensors does not belong to record.json; prepare the context again.")
+            raise CorruptBitstream(
+                f"{folder}/record.safetensors does not belong to record.json; prepare the context again."
+            )
         try:
             layers = {int(name.rpartition(".")[2]): tokens for name, tokens in load_tensors(tensors).items()}
             heads = {int(layer): tuple(map(int, heads)) for layer, heads in plain.pop("heads").items()}

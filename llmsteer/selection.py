@@ -63,7 +63,7 @@ def corrected(sums_LN: Tensor, score: str) -> Tensor:
     """Scores from column sums: as they are, or divided by the number of rows that can see each token (N - j)."""
     if score == "raw_sum":
         return sums_LN
-    rows_N = torch.arange(sums_LN.shape[1], 0, -1, device=sums_LN.device, dtype=sums_LN.dtype)
+    rows_N = torch.arange(sums_LN.shape[-1], 0, -1, device=sums_LN.device, dtype=sums_LN.dtype)
     return sums_LN / rows_N
 
 
@@ -117,12 +117,14 @@ def select(
     if how.sets == "pooled":
         # Each layer counts the same, however many rows and heads it adds up.
         pooled = [(score / score.sum(1, keepdim=True)).sum(0) for score in scores]
-        chosen = combine_sets(*(top_tokens(score_N, k, barred) for score_N in pooled), how.combine)
+        first, second = (top_tokens(score_N, k, barred) for score_N in pooled)
+        chosen = combine_sets(first, second, how.combine)
         return dict.fromkeys(range(num_layers), chosen)
-    return {
-        layer: combine_sets(*(top_tokens(score[layer], k, barred) for score in scores), how.combine)
-        for layer in range(num_layers)
-    }
+    chosen_by_layer = {}
+    for layer in range(num_layers):
+        first, second = (top_tokens(score[layer], k, barred) for score in scores)
+        chosen_by_layer[layer] = combine_sets(first, second, how.combine)
+    return chosen_by_layer
 
 
 def jaccard(first: Collection[int], second: Collection[int]) -> float:

@@ -57,8 +57,8 @@ class _Watch:
 def steer(model: Any, record: SteeringRecord, *, route: str = "auto") -> Iterator[None]:
     """Steer a model inside the block; outside it is as before.
 
-    Every sequence must begin with the record's prefix and context (left padding allowed): the first call checks their ids. A cache
-    that was filled outside the block is taken on trust, only its length is checked. Under `apply="kv_only"` a prompt whose
+    Every sequence must begin with the record's prefix and context (left padding allowed): the first call checks their ids. A
+    cache that was filled outside the block is taken on trust, only its length is checked. Under `apply="kv_only"` a prompt whose
     context is read inside the block is steered up to the end of that call, so fill the cache in the block and ask outside.
 
     Args:
