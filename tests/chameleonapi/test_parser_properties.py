@@ -187,6 +187,13 @@ DECIDERS = {
             if any(n.endswith('s') for n in names): tags.append('s')
             return sorted(tags)
         """,
+    "suppression": """
+        def decide(output):
+            names = [n for n, _ in output]
+            if ('Dog' in names or 'Cat' in names) and 'Person' not in names:
+                return 'stray'
+            return None
+        """,
     "conjunction": """
         def decide(output):
             names = [n for n, _ in output]
