@@ -105,14 +105,20 @@ class Throttle:
 # ------------------------------------------------------------------------------------------------------------ memory tier
 
 
-class MemoryHandle(InMemory):
-    """A `StoredKV` in memory, pinned until closed."""
+class MemoryHandle:
+    """A `StoredKV` in memory, pinned until closed. The stored tensors cannot be reached through it, only copied from."""
 
     tier = "memory"
 
     def __init__(self, kv: KVCache, unpin: Callable[[], None]) -> None:
-        super().__init__(kv)
+        self._entry = InMemory(kv)
+        self.num_tokens, self.start_position = self._entry.num_tokens, self._entry.start_position
+        self.dtype = kv.dtype
         self._finalizer = weakref.finalize(self, unpin)
+
+    def read(self, layer: int, keys_HTD: Tensor | None, values_HTD: Tensor | None) -> int:
+        """See `StoredKV.read`."""
+        return self._entry.read(layer, keys_HTD, values_HTD)
 
     def close(self) -> None:
         """Allow the entry to be evicted. Closing twice does nothing; a handle that is forgotten closes itself."""
@@ -241,6 +247,7 @@ class DiskHandle:
         self.key = key
         self.num_tokens = layout.shape_LHTD[2]
         self.start_position = layout.start_position
+        self.dtype = layout.dtype
         self._file, self._layout, self._throttle = file, layout, throttle
         self._on_close: Callable[[], None] | None = None
         self._finalizer = weakref.finalize(self, _close_and_unpin, file, unpin)
@@ -675,7 +682,7 @@ class TieredStore:
             return found
         if key in self._unwritten:
             self.counts.memory_hits += 1
-            return InMemory(self._unwritten[key])
+            return MemoryHandle(self._unwritten[key], lambda: None)
         handle = self.disk.open(key) if self.disk is not None else None
         if handle is None:
             self.counts.misses += 1

@@ -38,7 +38,7 @@ def kv_of(number: int, tokens: int = 5, dtype: torch.dtype = torch.float32, star
 
 
 def read_back(handle) -> tuple[torch.Tensor, torch.Tensor]:
-    dtype = handle.kv.dtype if hasattr(handle, "kv") else handle._layout.dtype
+    dtype = handle.kv.dtype if hasattr(handle, "kv") else handle.dtype
     keys = torch.empty(LAYERS, HEADS, handle.num_tokens, DIM, dtype=dtype)
     values = torch.empty_like(keys)
     for layer in range(LAYERS):
@@ -127,6 +127,14 @@ def test_a_short_read_is_continued(tmp_path, monkeypatch):
     keys, values = read_back(tier.open(key_of(1)))
     assert torch.equal(keys, kv_of(1).keys_LHTD)
     assert torch.equal(values, kv_of(1).values_LHTD)
+
+
+def test_handles_do_not_show_the_stored_tensors():
+    tier = MemoryTier(10**6)
+    tier.put(key_of(1), kv_of(1))
+    handle = tier.open(key_of(1))
+    public = {name: getattr(handle, name) for name in dir(handle) if not name.startswith("_")}
+    assert not [name for name, value in public.items() if isinstance(value, torch.Tensor | KVCache)]
 
 
 @pytest.mark.parametrize("make", [lambda p: {"memory": MemoryTier(10**6)}, lambda p: {"disk": DiskTier(p)}])
