@@ -330,7 +330,7 @@ class SloViolations:
                 for method, offers in setup.offers.items():
                     policies: dict[str, Any] = {"fixed": Fixed()}
                     if method != EIGHT_BIT:
-                        policies = {name: POLICIES.create(name) for name in ("adaptive", "fixed")}
+                        policies = {name: POLICIES.create(name) for name in ("adaptive", "careful", "fixed")}
                     for name, policy in policies.items():
                         costs = setup.costs[method]
                         timeline = simulate(offers, policy, rate, costs, deadline_s, prior_bps=default_bps, phase=phase)

@@ -171,8 +171,13 @@ def slo_violations(results: Results) -> Drawing:
     methods = styles_of(results)
     fig, grid = panels(1, len(columns), width_in=4.2, height_in=2.9)
     plotted = []
-    names = {"adaptive": "adaptive", "fixed": "fixed level", "hindsight": "best in hindsight"}
-    markers = {"adaptive": "o", "fixed": "s", "hindsight": "*"}
+    names = {
+        "adaptive": "adaptive",
+        "careful": "adaptive with reserve",
+        "fixed": "fixed level",
+        "hindsight": "best in hindsight",
+    }
+    markers = {"adaptive": "o", "careful": "D", "fixed": "s", "hindsight": "*"}
     for axes, (title, own) in zip(grid[0], columns, strict=True):
         by, varying = ["series", "factor.policy"], ["factor.trace"]
         rows = {metric: own.select(keep=[*by, *varying], metric=metric) for metric in ("is_violated", "kl")}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cachegen.api import POLICIES, ChunkOffer, Decision, StreamState
 from cachegen.experiments_link import recorded_rate
-from cachegen.policies import Adaptive, Fixed, TextOnly
+from cachegen.policies import Adaptive, Careful, Fixed, TextOnly
 from cachegen.streaming import Costs, Curve, Plan, best_in_hindsight, offers_of, simulate
 from common.errors import ConfigError
 from common.net.rate import ConstantRate, SteppedRate
@@ -79,6 +79,9 @@ def test_levels_follow_what_is_left():
     assert Adaptive().choose(chunks(), StreamState(0.0, 0.84, 8e6)) == Decision(0)
     assert Adaptive().choose(chunks(), StreamState(0.02, 0.86, 8e6)) == Decision(0)
     assert Adaptive().choose(chunks(), StreamState(0.0, 1.71, 8e6, concurrency=2)) == Decision(1)
+    # With a tenth in reserve 0.86 s are not enough, 0.96 s are.
+    assert Careful().choose(chunks(), StreamState(0.0, 0.86, 8e6)) == Decision(0)
+    assert Careful().choose(chunks(), StreamState(0.0, 0.96, 8e6)) == Decision(1)
     # A link so fast that the decoder is what takes time: 4 * 0.05 s.
     assert Adaptive().choose(chunks(), StreamState(0.0, 0.19, 1e12)) == Decision(0)
     assert Adaptive().choose(chunks(), StreamState(0.0, 0.21, 1e12)) == Decision(2)
@@ -126,7 +129,7 @@ def test_falls_back_to_text_when_the_rest_can_be_recomputed():
     rates=st.lists(st.floats(1e5, 1e8), min_size=3, max_size=8),
     change=st.floats(1e5, 1e8),
     deadline_s=st.floats(0.2, 8.0),
-    name=st.sampled_from(["adaptive", "fixed", "text_only", "released"]),
+    name=st.sampled_from(["adaptive", "careful", "fixed", "text_only", "released"]),
 )
 def test_no_policy_sees_the_future(rates, change, deadline_s, name):
     policy = POLICIES.create(name)
