@@ -12,7 +12,7 @@ A branch on an opaque value is decided by `Run.choices` (by syntax node), else b
 
 import ast
 import re
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,6 @@ from chameleonapi.parser.providers import FIELDS, Answer, Site
 from chameleonapi.parser.sources import Application
 from chameleonapi.parser.values import (
     MISSING,
-    NUMBER_MARK,
     TEXT_MARK,
     ApiDict,
     ApiList,
@@ -2103,7 +2102,6 @@ class Evaluator:
 
     def api_dict_has(self, container: ApiDict, key: str) -> bool:
         """`key in answer`. The top level of an answer has its fields even when they are empty."""
-        self.run.text_tests += 0
         return dict.__contains__(container, key)
 
     def api_dict_field(self, container: ApiDict, key: str, node: ast.AST, default: Any) -> Any:
@@ -2380,6 +2378,3 @@ def _find_max_results(values: list[Any], depth: int = 0) -> int | None:
             if found is not None:
                 return found
     return None
-
-
-__all__ = ["NO_LABEL", "NUMBER_MARK", "AppRaise", "Branch", "Evaluator", "Refusal", "Response", "Run", "defaultdict"]

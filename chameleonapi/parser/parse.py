@@ -17,11 +17,11 @@ from chameleonapi.decisions import DecisionSummary, Span, TargetList
 from chameleonapi.parser import library, probing, words
 from chameleonapi.parser.effects import Atom
 from chameleonapi.parser.entries import Entry, find_entries
-from chameleonapi.parser.evaluator import Answer, Branch, Evaluator, Refusal, Run
+from chameleonapi.parser.evaluator import Branch, Evaluator, Refusal, Run
 from chameleonapi.parser.probing import Analysis, NoVariation, Reject, Session
 from chameleonapi.parser.providers import CUSTOMIZED, FIELDS, Site
 from chameleonapi.parser.sources import Application, read_application
-from chameleonapi.parser.values import NUMBER_MARK, TEXT_MARK, ClassValue, FunctionValue, Opaque
+from chameleonapi.parser.values import NUMBER_MARK, TEXT_MARK, ClassValue, FunctionValue
 from chameleonapi.vocabularies import load_vocabulary
 
 _MAX_SEARCH = 40
@@ -1054,6 +1054,3 @@ def parse_application(path: Path, vocabularies: Mapping[str, Sequence[str]] | No
     Does not import, execute or change anything of the application.
     """
     return Parser(read_application(path), vocabularies).parse()
-
-
-__all__ = ["Answer", "Opaque", "ParseReport", "Parser", "parse_application"]

@@ -20,7 +20,6 @@ from chameleonapi.decisions import (
     DecisionSummary,
     Interval,
     NumericVariable,
-    Span,
     TargetList,
     Threshold,
 )
@@ -534,22 +533,8 @@ class Analysis:
             return [(out[0][0], "multi_choice", None)]
         if not out:
             kinds = sorted({k for r in relations.values() for k in r})
-            mixed = self._tiers(lists, relations)
-            if mixed is not None:
-                return [mixed]
             raise Reject(f"mixed: the matching order differs between pairs of lists ({', '.join(kinds)})")
         return out
-
-    def _tiers(
-        self, lists: list[_List], relations: dict[tuple[int, int], set[str]]
-    ) -> tuple[list[_List], str, str | None] | None:
-        """App-choice order between groups whose members repeat their label in API order: the groups are the choices."""
-        groups: dict[int, list[_List]] = {}
-        for one in lists:
-            groups.setdefault(one.group, []).append(one)
-        if len(groups) < 2 or not any(len(g) > 1 for g in groups.values()):
-            return None
-        return None
 
     def _sort_by_choice(self, lists: list[_List]) -> list[_List]:
         import functools
@@ -1096,6 +1081,3 @@ def count_variable(session: Session, analysis: Analysis, labels: Sequence[str]) 
         last = float("inf") if b == limit + 1 else float(b - 1)
         intervals.append(Interval(float(a), last, True, True, describe(atoms)))
     return NumericVariable("count", tuple(points), tuple(intervals), {}, tuple(known))
-
-
-__all__ = ["Analysis", "NoVariation", "Reject", "Session", "Span", "count_variable", "describe", "numeric_variables"]
