@@ -19,9 +19,8 @@ from common.errors import ConfigError, DataUnavailable, ReproError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 data missing or damaged, 2 a value was refused."""
-    parser = argparse.ArgumentParser(
-        prog="python -m llmsteer", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    formatter = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m llmsteer", description=__doc__, formatter_class=formatter)
     commands = parser.add_subparsers(dest="command", required=True)
     profile = commands.add_parser("profile", help="find the heads to steer, on generated held-out contexts")
     profile.add_argument("model")
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare.add_argument("context", type=Path, help="a text file; passages are separated by blank lines")
     prepare.add_argument("out", type=Path)
     prepare.add_argument(
-        "--heads", type=Path, help="what `profile` wrote; without it all heads are steered, and --alpha is needed"
+        "--heads", type=Path, help="what `profile` wrote; without it all heads are steered with --alpha"
     )
     prepare.add_argument("--alpha", type=float)
     prepare.add_argument("--k", type=int, default=64)
@@ -112,9 +111,7 @@ def _prepare(options: argparse.Namespace) -> None:
     prepared = engine.prepare(context, method.plan(context, engine, None))
     stored = SteeredContext.of(prepared)
     stored.save(options.out)
-    print(
-        f"{len(context.ids)} tokens, {stored.num_bytes / 1e6:.1f} MB; ask with: python -m llmsteer ask {options.model} {options.out}"
-    )
+    print(f"{len(context.ids)} tokens, {stored.num_bytes / 1e6:.1f} MB in {options.out}")
 
 
 def _ask(options: argparse.Namespace) -> None:

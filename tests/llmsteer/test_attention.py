@@ -23,6 +23,7 @@ from llmsteer.attention import (
     multiply_attention,
 )
 from tests.llmsteer.conftest import MODELS, build
+from tests.llmsteer.tiny_models import MODELS, build
 
 TOKENS = torch.tensor([3, 7, 8, 19])
 IDS = torch.tensor([[1, *[(37 * i + 11) % 190 + 5 for i in range(39)]]])
