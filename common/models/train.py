@@ -207,7 +207,15 @@ SHAPES: dict[str, Shape] = {
         64, 2, 2, 1, 128, (Stage("repeat_16", _words_only(0.0, 1.0, (2, 2), 16), 600, 1024, ("restated", 0.95)),)
     ),
     "small": Shape(128, 8, 4, 2, 256, _curriculum(1000, 900)),
-    "base": Shape(256, 12, 8, 2, 512, _curriculum(2500, 1500), grows_from="small"),
+    "base": Shape(
+        256,
+        12,
+        8,
+        2,
+        512,
+        (dataclasses.replace(_curriculum(0, 450)[-1], rate=0.5),),
+        grows_from="small",
+    ),
 }
 
 
