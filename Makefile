@@ -9,7 +9,7 @@ PY          := $(VENV)/bin/python
 PAPER       ?= cacheblend
 ARGS        ?=
 # The extras that running and testing need. A GPU box changes nothing here: pip takes the torch build it is offered.
-EXTRAS      := test,sweep,ns3,dev
+EXTRAS      := test,sweep,dev
 STAMP       := $(VENV)/.ninefold-setup
 
 .PHONY: help setup run figures list test test-all lint constraints clean
@@ -27,10 +27,14 @@ $(STAMP): constraints.txt pyproject.toml Makefile
 	@echo "==> creating $(VENV) (about 3 to 6 minutes once, mostly downloads)"
 	@rm -f $(STAMP)
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@echo "==> [1/2] torch"
+	@echo "==> [1/3] torch"
 	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt torch
-	@echo "==> [2/2] ninefold and everything else it needs"
+	@echo "==> [2/3] ninefold and everything else it needs"
 	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt -e ".[$(EXTRAS)]"
+	@echo "==> [3/3] ns-3 (headers and libraries only, Linux x86-64)"
+	@# --no-deps: we use our own bindings; those of the wheel would be compiled for minutes and never imported.
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then $(PY) -m pip install --disable-pip-version-check --no-deps -c constraints.txt ns3 pybind11; \
+	  else echo "skipped: no ns-3 wheel for $$(uname -sm)"; fi
 	@touch $(STAMP)
 	@echo "==> environment ready"
 
