@@ -40,7 +40,7 @@ _SENTENCE = re.compile(r"[^.!?]*[.!?]+\s*|[^.!?]+$")
 _NO_TOKENIZER_PREFIX = 16
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class HeadProfile:
     """Which heads are steered, found on held-out contexts; see `llmsteer.profiling`.
 

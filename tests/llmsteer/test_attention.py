@@ -22,7 +22,6 @@ from llmsteer.attention import (
     gains,
     multiply_attention,
 )
-from tests.llmsteer.conftest import MODELS, build
 from tests.llmsteer.tiny_models import MODELS, build
 
 TOKENS = torch.tensor([3, 7, 8, 19])

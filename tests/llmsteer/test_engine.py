@@ -19,6 +19,7 @@ from llmsteer.profiling import ProfileSettings, best, load_profile, profile_head
 from llmsteer.selection import Selection
 from llmsteer.store import ContextStore, SteeredContext
 from llmsteer.workloads import ReusedContexts
+from tests.llmsteer.tiny_models import build
 
 PROFILE = HeadProfile({0: (1, 3), 2: (0,)}, 6.0, 0.0, {}, {}, {}, 0)
 CONTEXT = Context(
@@ -26,7 +27,6 @@ CONTEXT = Context(
     (TokenQuery((50, 51, 52), max_answer_tokens=4), TokenQuery((60, 61), max_answer_tokens=4)),
     tuple((start, start + 12) for start in range(0, 60, 12)),
 )
-from tests.llmsteer.tiny_models import build
 
 
 @pytest.fixture(scope="module")
