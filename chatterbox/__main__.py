@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--port", type=int, default=4433)
     serve.add_argument("--text", help="file to stream; default: a few sentences")
     serve.add_argument("--rate", type=float, default=30.0, help="words per second (default: 30)")
-    serve.add_argument("--quic", action="store_true", help="encrypted, in QUIC datagrams; needs the extra `net`")
+    serve.add_argument("--quic", action="store_true", help="encrypted, in QUIC datagrams")
     serve.add_argument("--certificate", help="PEM file; default: one is made up, which clients cannot check")
     serve.add_argument("--key", help="PEM file of its key")
     chat = commands.add_parser("chat", help="ask a server and print its answer as it arrives")

@@ -29,7 +29,7 @@ def make_certificate() -> tuple[Any, Any]:
         from cryptography import x509
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as error:
-        raise DataUnavailable("QUIC needs aioquic, which is not installed: pip install 'ninefold[net]'.") from error
+        raise DataUnavailable("QUIC needs aioquic, which is not installed: pip install aioquic.") from error
     key = ed25519.Ed25519PrivateKey.generate()
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chatterbox")])
     certificate = (
@@ -52,7 +52,7 @@ def configuration(is_client: bool, congestion: str) -> Any:
     try:
         from aioquic.quic.configuration import QuicConfiguration
     except ModuleNotFoundError as error:
-        raise DataUnavailable("QUIC needs aioquic, which is not installed: pip install 'ninefold[net]'.") from error
+        raise DataUnavailable("QUIC needs aioquic, which is not installed: pip install aioquic.") from error
     config = QuicConfiguration(
         is_client=is_client,
         alpn_protocols=[ALPN],

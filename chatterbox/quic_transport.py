@@ -4,7 +4,7 @@
     async with connect_quic("example.org", 4433, b"question") as stream: ...
 
 The request travels in a QUIC stream; tokens and acknowledgements travel in datagrams and carry that stream's number. Address
-validation and the limit on what a stranger is sent are QUIC's. Needs the extra `net` (aioquic).
+validation and the limit on what a stranger is sent are QUIC's.
 """
 
 import asyncio

@@ -9,7 +9,7 @@ from chatterbox.core import StreamBroken
 from chatterbox.demo import prepare, running_stall_ratio
 from common.errors import ConfigError
 
-pytest.importorskip("aioquic", reason="aioquic is not installed (extra `net`)")
+pytest.importorskip("aioquic", reason="aioquic is not installed")
 
 TEXT = "Grüße 👩‍🚀 an 世界, " * 10
 
