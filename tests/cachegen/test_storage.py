@@ -85,6 +85,20 @@ def test_nothing_else_can_be_read(stored, parts):
         stored[0].read(*parts)
 
 
+def test_no_path_leads_out_of_the_folder(stored, tmp_path):
+    folder = tmp_path / "store"
+    (folder / "contexts").mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    (tmp_path / "0.0").write_bytes(b"secret")
+    for parts in (
+        ("contexts", "..", "manifest.json"),
+        ("contexts", "../..", "0.0"),
+        ("contexts", ".", "../manifest.json"),
+    ):
+        with pytest.raises(DataUnavailable):
+            Store(folder).read(*parts)
+
+
 @given(ids=st.lists(st.integers(0, 2**31), max_size=40))
 @settings(deadline=None)
 def test_ids_round_trip(ids):
