@@ -224,6 +224,9 @@ def test_quality_rows_are_complete(text_engine):
     rows = quality_rows([Bench("small", METHODS.create("small"), text_engine, context)])
     assert {row.metric for row in rows} == {"f1", "calls", "forwarded_tokens"}
     assert [row.factors["query"] for row in rows if row.metric == "f1"] == [0, 1]
+    assert [row.value for row in rows if row.metric == "calls"] == [1, 1]
+    rows = quality_rows([Bench("autopasta", METHODS.create("autopasta"), text_engine, context)])
+    assert [row.value for row in rows if row.metric == "calls"] == [2, 2]
 
 
 def test_methods_without_what_they_need_are_refused():
