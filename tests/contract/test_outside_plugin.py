@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-MY_METHOD = '''\
+MY_METHOD = """\
 from dataclasses import dataclass
 from cacheblend.api import METHODS, WORKLOADS, Prefill, Request
 
@@ -29,7 +29,7 @@ class TwoLongChunks:
     def items(self, rng, n):
         for _ in range(n):
             yield Request(tuple(map(tuple, rng.integers(0, 999, (2, self.chunk_tokens)).tolist())), question=(1, 2, 3))
-'''
+"""
 
 
 def run(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,7 +70,9 @@ def test_the_same_contract_holds_for_it_as_for_ours(folder):
 
 def test_a_method_that_breaks_the_contract_is_told_so(folder):
     broken = MY_METHOD.replace("first_k", "breaks_it").replace("two_long_chunks", "other_chunks")
-    broken = broken.replace("return Prefill(", "tokens.append(next(COUNTER)); return Prefill(")  # another result each time
+    broken = broken.replace(
+        "return Prefill(", "tokens.append(next(COUNTER)); return Prefill("
+    )  # another result each time
     (folder / "broken_method.py").write_text(f"import itertools\nCOUNTER = itertools.count()\n{broken}")
     checked = run(folder, "pytest", "-q", "-p", "no:cacheprovider", "--contract", "broken_method")
     assert checked.returncode == 1, checked.stdout
