@@ -76,12 +76,18 @@ def anchor_of_members(num_tokens: int, group_tokens: int) -> Tensor:
 
 def entropy_bits(symbols_CT: Tensor) -> float:
     """Sum over channels of T times the empirical entropy, in bits: what tables fitted to each channel would spend."""
+    if not symbols_CT.numel():
+        return 0.0
+    num_channels, num_tokens = symbols_CT.shape
+    shifted_CT = symbols_CT.long() - int(symbols_CT.min())
+    alphabet = int(shifted_CT.max()) + 1
     total = 0.0
-    num_tokens = symbols_CT.shape[1]
-    shifted_CT = symbols_CT.long() - int(symbols_CT.min()) if symbols_CT.numel() else symbols_CT.long()
-    alphabet = int(shifted_CT.max()) + 1 if shifted_CT.numel() else 1
-    for row_T in shifted_CT:
-        count = torch.bincount(row_T, minlength=alphabet).double()
+    # Some channels at a time: one count per channel and symbol is kept, and outliers make alphabets long.
+    rows_at_once = max(1, 10_000_000 // alphabet)
+    for first in range(0, num_channels, rows_at_once):
+        part_CT = shifted_CT[first : first + rows_at_once]
+        flat = (part_CT + torch.arange(len(part_CT))[:, None] * alphabet).reshape(-1)
+        count = torch.bincount(flat).double()
         count = count[count > 0]
         total += float((count * (num_tokens / count).log2()).sum())
     return total

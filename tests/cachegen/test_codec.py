@@ -10,7 +10,7 @@ from cachegen import bitstream
 from cachegen.codec import Codec, quantised_integers
 from cachegen.dequantisation import dequantise, with_torch
 from cachegen.profile import build_profile
-from cachegen.quantisation import anchor_of_members, member_indices, quantise_steps, quantise_tokens
+from cachegen.quantisation import anchor_of_members, entropy_bits, member_indices, quantise_steps, quantise_tokens
 from cachegen.rotation import Rotation
 from cachegen.settings import FINEST, PAPER, RELEASED, TUNED, Level, Settings
 from common.errors import ConfigError, CorruptBitstream
@@ -308,3 +308,10 @@ def test_compiled_and_torch_dequantisation_agree_to_the_bit(num_tokens, is_exact
         compiled = dequantise(*arguments, is_exact=is_exact)
         assert torch.equal(compiled, with_torch(*arguments, is_exact=is_exact, device="cpu"))
         assert compiled.shape == (2, num_tokens, 16)
+
+
+def test_entropy_by_hand():
+    # Channel 0: one symbol, 0 bits. Channel 1: four equal shares, 2 bits each. Channel 2: 3 of 4, 4 * 0.8113 bits.
+    symbols = torch.tensor([[7, 7, 7, 7], [0, 1, 2, 3], [-5, -5, -5, 9]])
+    assert entropy_bits(symbols) == pytest.approx(8 + 4 * (0.75 * np.log2(4 / 3) + 0.25 * 2))
+    assert entropy_bits(symbols[:, :0]) == 0.0
