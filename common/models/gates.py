@@ -234,14 +234,15 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     model, tokenizer = load_bundled(options.size, options.path)
     results: dict[str, Any] = {}
+    folder = Path(options.path) if options.path else BUNDLED / options.size
     for name in wanted:
         measure = scores if name == "scores" else GATES[name]
         results[name] = measure(model, tokenizer, options.num_items, options.seed)
         print(json.dumps({name: results[name]}), flush=True)
-    if options.write:
-        folder = Path(options.path) if options.path else BUNDLED / options.size
-        known = json.loads((folder / "gates.json").read_text()) if (folder / "gates.json").exists() else {}
-        (folder / "gates.json").write_text(json.dumps(known | results, indent=1) + "\n")
+        if options.write:
+            stored = folder / "gates.json"
+            known = json.loads(stored.read_text()) if stored.exists() else {}
+            stored.write_text(json.dumps(known | {name: results[name]}, indent=1) + "\n")
     failed = [name for name in results if name in GATES and not results[name]["passed"]]
     print(f"gates failed: {', '.join(failed)}" if failed else "no gate failed")
     return 1 if failed else 0
