@@ -58,7 +58,7 @@ def test_it_runs_is_swept_and_drawn(folder):
     drawn = run(folder, "paper_figures", "cacheblend", "--scale", "smoke")
     assert drawn.returncode == 0, drawn.stderr
     points = next(folder.glob("figures/smoke/cacheblend/ttft_vs_quality*.csv"))
-    series = {row["series"] for row in csv.DictReader(points.open())}
+    series = {row["series"] for row in csv.DictReader(points.read_text().splitlines())}
     assert {"first k (k=8)", "first k (k=16)"} <= series, series
 
 
@@ -84,5 +84,5 @@ def test_a_method_that_breaks_the_contract_is_told_so(folder):
 )
 def test_a_module_without_anything_to_check_is_one_clear_line(folder, module, expected):
     checked = run(folder, "pytest", "-q", "-p", "no:cacheprovider", "--contract", module)
-    assert checked.returncode == 4, checked.stdout + checked.stderr
+    assert checked.returncode in (2, 4), checked.stdout + checked.stderr  # an error while collecting, or of usage
     assert expected in checked.stdout + checked.stderr
