@@ -12,7 +12,7 @@ ARGS        ?=
 EXTRAS      := test,sweep,dev
 STAMP       := $(VENV)/.ninefold-setup
 
-.PHONY: help setup run figures list test test-all lint constraints clean
+.PHONY: help setup run figures report smoke list test test-all lint constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,13 @@ run: $(STAMP)  ## run a paper's experiments and draw its figures: make run PAPER
 
 figures: $(STAMP)  ## redraw every figure and claim table from stored results
 	@$(PY) -m paper_figures
+
+report: $(STAMP)  ## one offline page with every claim, figure and command, from stored results: figures/report.html
+	@$(PY) -m paper_figures --html --open | tail -n 1
+
+smoke: $(STAMP)  ## ten minutes: every paper at smoke scale, then the report of it
+	@$(PY) -m experiments.run -m '+paper=glob(*)' scale=smoke draw=false
+	@$(PY) -m paper_figures --scale smoke --html figures/smoke/report.html --open
 
 list: $(STAMP)  ## papers, experiments, methods with their knobs, workloads, claims
 	@$(PY) -m experiments.list

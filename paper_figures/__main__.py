@@ -6,6 +6,7 @@ Exit codes: 0 done (missing results are named, with the command that makes them)
 
 import argparse
 import sys
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,8 +30,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=None, help="where runs are stored (default: results)")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a result is missing")
+    parser.add_argument(
+        "--html",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE",
+        help="also write the report, one offline page (default: OUT/report.html)",
+    )
+    parser.add_argument(
+        "--open", action="store_true", help="with --html: show the report in a browser, if there is one"
+    )
+    parser.add_argument(
+        "--update-docs",
+        action="store_true",
+        help="only rewrite the ledger in README.md and docs/INDEX.md from the published runs (--check: say if they are current)",
+    )
     try:
         options = parser.parse_args(arguments)
+        if options.update_docs:
+            return _update_docs(options.check)
         for paper in options.papers:
             check_paper(paper)
         if options.scale not in SCALES:
@@ -39,14 +58,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"--results {options.results} is not a folder.")
         root = options.results or Path("results")
         reports = [draw(paper, root, options.out, options.scale) for paper in options.papers or papers()]
+        page = None
+        if options.html is not None:
+            from paper_figures.html import write_page
+
+            file = options.out / "report.html" if options.html == Path() else options.html
+            page = write_page(reports, root, file, options.scale)
     except ReproError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     for report in reports:
         print(report)
+    if page is not None:
+        print(f"report: {page} ({page.stat().st_size / 1e6:.1f} MB, opens in any browser)")
+        if options.open:
+            webbrowser.open(page.resolve().as_uri())
     if any(report.has_failures for report in reports):
         return 1
     return 1 if options.check and not all(report.is_complete for report in reports) else 0
+
+
+def _update_docs(is_check: bool) -> int:
+    from paper_figures._documents import update_documents
+
+    root = Path(__file__).resolve().parents[1]
+    changed = update_documents(root, check=is_check)
+    for path in changed:
+        print(f"{path.relative_to(root)}: {'not current; run it without --check' if is_check else 'updated'}")
+    if not changed:
+        print("README.md and docs/INDEX.md are current")
+    return 1 if changed and is_check else 0
 
 
 if __name__ == "__main__":
