@@ -280,7 +280,8 @@ class Engine(Protocol):
 
     def call_at(self, at_s: float, callback: Callable[[], None]) -> None:
         """Have `callback` called at that time of the engine's clock (as soon as possible if it is past). Callbacks due
-        at the same time run in the order of `call_at`."""
+        at the same time run in the order of `call_at`. A real engine may be late by an iteration, since callbacks run
+        between iterations: count a delay from the time asked for, not from `now()` in the callback."""
         ...
 
     def run(self) -> None:
