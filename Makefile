@@ -64,7 +64,7 @@ lint: $(STAMP)  ## ruff and mypy, as the pre-commit hooks run them
 	@$(PY) -m pre_commit run --all-files
 
 constraints: $(STAMP)  ## pin every dependency anew (needs uv: pip install uv)
-	uv pip compile pyproject.toml --all-extras --universal -c torch.in -o constraints.txt --custom-compile-command "make constraints"
+	uv pip compile pyproject.toml --extra ns3 --extra sweep --extra hub --extra test --extra dev --universal -c torch.in -o constraints.txt --custom-compile-command "make constraints"
 
 clean:  ## remove the environment and caches (results stay)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -26,6 +26,9 @@ from common.results import ItemRows, RunWriter
 from experiments import schema
 from experiments.console import Progress, say
 
+LAUNCHERS = ("submitit", "joblib", "ray")
+"""Packages whose exceptions speak of a worker process rather than of our code."""
+
 
 class RunFailed(ReproError):
     """At least one run of a command failed; each has said why."""
@@ -167,6 +170,20 @@ def _hydra_task(config: DictConfig) -> None:
         _outcome.exit_code = max(_outcome.exit_code, 2 if isinstance(error, ConfigError) else 1)
 
 
+def lost_worker(error: BaseException) -> str:
+    """One line for a job of a sweep that ended without an answer: its process was killed, or it failed on another machine."""
+    # The launchers put a worker's whole log, or its traceback, into the message; its last line is the reason.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -=")]
+    reason = next(
+        (line for line in reversed(lines) if re.match(r"[\w.]*(Error|Failed|Unavailable|Name)\b", line)),
+        lines[0] if lines else "",
+    )
+    return (
+        f"a job of the sweep failed or was killed ({type(error).__name__}: {reason}). Finished items of all jobs are kept; "
+        "the same command does what is missing."
+    )
+
+
 def explain(error: BaseException, overrides: Sequence[str]) -> str:
     """One line for what Hydra or OmegaConf says in several."""
     text = str(error)
@@ -222,8 +239,12 @@ def main() -> int:
         say(f"{type(error).__name__}: {error}", is_error=True)
         return 2 if isinstance(error, ConfigError) else 1
     except Exception as error:
+        origin = type(error).__module__.partition(".")[0]
+        if origin in LAUNCHERS:
+            say(lost_worker(error), is_error=True)
+            return 1
         # Hydra's parsers also raise types of their own; whatever comes from elsewhere is a bug and keeps its traceback.
-        if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf", "antlr4"):
+        if origin not in ("hydra", "omegaconf", "antlr4"):
             raise
         say(f"ConfigError: {explain(error, arguments)}", is_error=True)
         return 2
