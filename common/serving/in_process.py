@@ -200,6 +200,15 @@ class TransformersEngine:
         """Tokens that the model knows."""
         return int(self._loaded.config.vocab_size)
 
+    def partial_answers(self) -> Iterator[tuple[Handle, tuple[int, ...], tuple[float, ...]]]:
+        """Tokens and log-probabilities so far of each call that is being computed; for streaming."""
+        active = self._processor.scheduler.active_requests
+        for name, flight in self._flights.items():
+            state = active.get(name)
+            if state is not None:
+                output = state.to_generation_output()  # knows the tokens from before a recomputation too
+                yield flight.handle, tuple(map(int, output.generated_tokens)), tuple(map(float, output.logprobs))
+
     def limit_batch(self, max_batch_tokens: int) -> None:
         """Compute at most so many tokens per iteration from now on; for calibration, which wants prompts cut at will."""
         if not 1 <= max_batch_tokens <= self._facts.max_batch_tokens:
