@@ -125,14 +125,14 @@ class Handle:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.completion: Completion | None = None
-        self._callbacks: list[Callable[[Completion], None]] = []
+        self._callbacks: list[Callable[[Completion], object]] = []
 
     @property
     def is_done(self) -> bool:
         """Whether the call has finished, well or badly."""
         return self.completion is not None
 
-    def on_done(self, callback: Callable[[Completion], None]) -> "Handle":
+    def on_done(self, callback: Callable[[Completion], object]) -> "Handle":
         """Have `callback` called with the completion (at once, if it is there); returns the handle itself."""
         if self.completion is not None:
             callback(self.completion)
@@ -278,7 +278,7 @@ class Engine(Protocol):
         """How much work is under way and queued."""
         ...
 
-    def call_at(self, at_s: float, callback: Callable[[], None]) -> None:
+    def call_at(self, at_s: float, callback: Callable[[], object]) -> None:
         """Have `callback` called at that time of the engine's clock (as soon as possible if it is past). Callbacks due
         at the same time run in the order of `call_at`. A real engine may be late by an iteration, since callbacks run
         between iterations: count a delay from the time asked for, not from `now()` in the callback."""

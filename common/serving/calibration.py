@@ -1,7 +1,7 @@
 """Fit the simulator's cost model to a real engine on this machine.
 
-    points = measure(engine_for, cpu_clock=time.process_time)      # grid of batches, each timed as the minimum of repeats
-    report = fit(points)                                           # relative least squares, errors on points held out
+    points = measure(engine, grid(512, 2048), time.process_time)   # each batch timed as the minimum of repeats
+    fitted = fit(points, "small on my desk")                       # relative least squares, errors on points held out
 
 What is timed is a whole iteration of the engine (scheduling, forward pass, sampling, book-keeping), in CPU time of one thread: on
 a busy machine the minimum CPU time of several repeats is stable where wall time is not (RAGServe sheet, 8.3).
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from common.errors import ConfigError
+from common.models.loading import LoadedModel
 from common.serving.api import Call
-from common.serving.cost import CostModel, pairs
+from common.serving.cost import FORMAT, CostModel, pairs
 from common.serving.in_process import TransformersEngine
 
 MIN_REPEATS = 7
@@ -204,13 +205,43 @@ def _time_batch(engine: TransformersEngine, batch: Batch, cpu_clock: Callable[[]
     return times
 
 
-def report(result: Fit, points: Sequence[Point], machine: dict[str, Any]) -> dict[str, Any]:
-    """What the calibration file holds, as JSON types."""
+def calibrate(
+    loaded: LoadedModel,
+    cpu_clock: Callable[[], float],
+    machine: dict[str, Any],
+    *,
+    pool_tokens: int = 16384,
+    max_batch_tokens: int = 512,
+    repeats: int = MIN_REPEATS,
+    batches: Sequence[Batch] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure and fit: all that a calibration file holds, as JSON types (see `common.serving.cost.load_calibration`).
+
+    Args:
+        loaded: the model.
+        cpu_clock: see `measure`.
+        machine: facts to store beside the numbers.
+        pool_tokens, max_batch_tokens: of the engine that is timed.
+        repeats, progress: see `measure`.
+        batches: what to time; default `grid`.
+    """
+    with TransformersEngine(
+        loaded, cpu_clock, None, pool_tokens=pool_tokens, max_batch_tokens=max_batch_tokens
+    ) as engine:
+        facts = engine.facts
+        chosen = grid(max_batch_tokens, facts.context_tokens) if batches is None else batches
+        points = measure(engine, chosen, cpu_clock, repeats, progress)
+    source = f"{loaded.spec.name} ({loaded.spec.dtype}) in transformers' engine, CPU time of one thread"
+    result = fit(points, source)
     return {
+        "format": FORMAT,
         "cost": result.cost.to_json(),
+        "facts": dataclasses.asdict(facts),
         "held_out_mean_relative_error": result.held_out_mean,
         "held_out_max_relative_error": result.held_out_max,
         "fitted_mean_relative_error": result.fitted_mean,
+        "model": loaded.fingerprint,
         "machine": machine,
         "points": [
             dataclasses.asdict(point.batch) | {"seconds": point.seconds, "repeats": point.repeats} for point in points

@@ -146,7 +146,7 @@ class HttpEngine:
         self._pool = ThreadPoolExecutor(max_connections, thread_name_prefix="http-engine")
         self._ended: queue.Queue[_Ended] = queue.Queue()
         self._flights: dict[int, _Flight] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._counter = 0
         self._is_running = False
         self._is_closed = False
@@ -212,7 +212,7 @@ class HttpEngine:
         decode = sum(flight.call.max_tokens - flight.received for flight in flights)
         return Load(len(flights) - len(waiting), len(waiting), sum(len(f.call.prompt_ids) for f in waiting), decode)
 
-    def call_at(self, at_s: float, callback: Callable[[], None]) -> None:
+    def call_at(self, at_s: float, callback: Callable[[], object]) -> None:
         """See `Engine.call_at`."""
         self._counter += 1
         heapq.heappush(self._timers, (at_s, self._counter, callback))

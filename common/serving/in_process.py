@@ -81,7 +81,7 @@ class TransformersEngine:
             loaded, self._facts, shares_prefixes=shares_prefixes, safety_margin=safety_margin
         )
         self._flights: dict[str, _Flight] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._counter = 0
         self._iterations = 0
         self._skipped_s = 0.0
@@ -149,7 +149,7 @@ class TransformersEngine:
             running += state is not None
         return Load(running, len(self._flights) - running, prefill, decode)
 
-    def call_at(self, at_s: float, callback: Callable[[], None]) -> None:
+    def call_at(self, at_s: float, callback: Callable[[], object]) -> None:
         """See `Engine.call_at`."""
         self._counter += 1
         heapq.heappush(self._timers, (at_s, self._counter, callback))

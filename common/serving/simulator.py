@@ -166,7 +166,7 @@ class SimEngine:
         self._now_s = 0.0
         self._ends_s: float | None = None  # end of the iteration under way
         self._chunks: list[tuple[_Sequence, int]] = []  # and what it prefills
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._counter = 0
         self._submitted = 0
         self._admitted = 0
@@ -239,7 +239,7 @@ class SimEngine:
         decode += sum(s.call.max_tokens - s.emitted for s in waiting)
         return Load(len(self._running), len(waiting), prefill, decode)
 
-    def call_at(self, at_s: float, callback: Callable[[], None]) -> None:
+    def call_at(self, at_s: float, callback: Callable[[], object]) -> None:
         """See `Engine.call_at`."""
         self._counter += 1
         heapq.heappush(self._timers, (max(at_s, self._now_s), self._counter, callback))
