@@ -85,10 +85,11 @@ def test_an_experiment_command_can_be_planned(command):
         with initialize_config_dir(str(ROOT / "experiments" / "conf"), version_base="1.3"):
             config = schema.check(compose("config", chosen))
         given = frozenset(word.lstrip("+~").partition("=")[0] for word in chosen)
-        try:
+        if re.search(r"\bmy_\w+\.", command):
+            with pytest.raises(DataUnavailable, match="my_"):  # understood as far as a file of the reader's own
+                schema.plan_jobs(config, given)
+        else:
             assert schema.plan_jobs(config, given)
-        except DataUnavailable as error:
-            assert "my_" in str(error), error  # a file of the reader's own
 
 
 @functools.cache
