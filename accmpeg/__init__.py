@@ -1,0 +1,1 @@
+"""AccMPEG: per-macroblock encoding quality driven by accuracy gradients."""
