@@ -40,6 +40,32 @@ _RANDOM_SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
     },
+    # The shapes that the papers serve, for a data-centre GPU: 14.5, 16 and 69 GB in bfloat16.
+    "random_mistral_7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    },
+    "random_llama31_8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "rope_theta": 500000.0,
+    },
+    "random_yi_34b": {
+        "hidden_size": 7168,
+        "intermediate_size": 20480,
+        "num_hidden_layers": 60,
+        "num_attention_heads": 56,
+        "num_key_value_heads": 8,
+        "vocab_size": 64000,
+    },
     # For tests and smoke runs.
     "random_tiny": {
         "hidden_size": 64,
@@ -269,19 +295,26 @@ def _build_random(spec: ModelSpec) -> LoadedModel:
     if shape is None:
         raise ConfigError(f"there is no random shape {spec.name!r}. Known: {', '.join(random_shapes())}.")
     config = LlamaConfig(
-        **({"initializer_range": 0.02} | shape),
-        vocab_size=1024,
+        **({"initializer_range": 0.02, "vocab_size": 1024} | shape),
         max_position_embeddings=32768,
         bos_token_id=1000,
         eos_token_id=1001,
     )
     config._attn_implementation = spec.attention
+    device = torch.device(resolve_device(spec.device))
     # transformers draws initial weights from torch's global stream; fork it, so that loading a model disturbs nobody.
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(spec.seed)
-        model = LlamaForCausalLM(config)
-    model = _settle(model, resolve_device(spec.device), getattr(torch, spec.dtype))
-    text = f"random|{spec.name}|{spec.seed}|{spec.dtype}|{_config_text(config)}"
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        if device.type == "cpu":
+            torch.random.default_generator.manual_seed(spec.seed)
+            model = LlamaForCausalLM(config)
+        else:
+            # Drawn where it will live and as it will live: in fp32 on the CPU a 34B shape takes 140 GB and many minutes.
+            torch.cuda.manual_seed(spec.seed)
+            with torch.device(device):
+                model = LlamaForCausalLM._from_config(config, dtype=getattr(torch, spec.dtype))
+    model = _settle(model, str(device), getattr(torch, spec.dtype))
+    drawn_on = "" if device.type == "cpu" else f"|{device.type}"  # another device draws other weights
+    text = f"random|{spec.name}|{spec.seed}|{spec.dtype}{drawn_on}|{_config_text(config)}"
     return LoadedModel(spec, model, None, hashlib.sha256(text.encode()).hexdigest(), "")
 
 
