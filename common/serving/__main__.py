@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser("calibrate", help="fit the simulator's cost model to a model on this machine")
     _add_model(calibrate)
     calibrate.add_argument("--out", type=Path, required=True, help="file to write, JSON")
-    calibrate.add_argument("--repeats", type=int, default=7, help="timed repeats of each batch, at least 7")
+    calibrate.add_argument("--repeats", type=int, default=9, help="timed repeats of each batch, at least 7")
+    calibrate.add_argument("--rounds", type=int, default=3, help="over how many rounds they are spread")
     calibrate.add_argument("--pool-tokens", type=int, default=16384, help="KV pool; larger batches are left out")
     calibrate.add_argument("--max-batch-tokens", type=int, default=512)
     calibrate.set_defaults(run=_calibrate)
@@ -99,17 +100,20 @@ def _calibrate(options: argparse.Namespace) -> None:
         pool_tokens=options.pool_tokens,
         max_batch_tokens=options.max_batch_tokens,
         repeats=options.repeats,
+        rounds=options.rounds,
         progress=show,
     )
     write_atomically(options.out, (json.dumps(report, indent=1) + "\n").encode())
     cost = report["cost"]
-    print(f"{len(report['points'])} batches, each the minimum of {options.repeats} CPU times of one thread")
-    print(f"  per iteration            {1e3 * cost['cpu_s']:.3f} ms")
-    print(f"  per token                {1e6 * cost['linear_s'][1]:.2f} us")
-    print(f"  per decoding sequence    {1e6 * cost['decode_s']:.2f} us more")
-    print(f"  per prefill pair         {1e9 * cost['beta_s']:.2f} ns")
-    print(f"  per decoded KV token     {1e9 * cost['gamma_s']:.2f} ns")
-    print(f"  per token x KV token     {1e9 * cost['packed_s']:.3f} ns")
+    print(
+        f"{len(report['points'])} batches, each the minimum of {report['points'][0]['repeats']} CPU times of one thread"
+    )
+    for tokens, seconds in zip(cost["linear_tokens"], cost["linear_s"], strict=True):
+        print(f"  {tokens:>5} tokens: {1e3 * seconds:8.3f} ms")
+    for tokens, seconds in zip(cost["read_tokens"], cost["read_s"], strict=True):
+        print(f"  {tokens:>5} tokens: {1e6 * seconds:8.3f} us per KV token read")
+    print(f"  {1e6 * cost['decode_s']:.1f} us per decoding sequence, {1e9 * cost['beta_s']:.2f} ns per pair, ", end="")
+    print(f"{1e9 * cost['gamma_s']:.1f} ns per decoded KV token")
     held = report["held_out_mean_relative_error"], report["held_out_max_relative_error"]
     print(f"held-out error: mean {held[0]:.1%}, largest {held[1]:.1%}")
     print(f"written to {options.out}")
@@ -139,6 +143,10 @@ def _simulate(options: argparse.Namespace) -> None:
     if options.cost in preset_names():
         server = preset(options.cost)
         cost, facts = server.cost, server.facts
+    elif not Path(options.cost).exists():
+        raise ConfigError(
+            f"{options.cost!r} is neither a preset ({', '.join(preset_names())}) nor a file that calibrate wrote."
+        )
     else:
         cost, report = load_calibration(Path(options.cost))
         facts = _facts_of(report)

@@ -1,15 +1,18 @@
 """Fit the simulator's cost model to a real engine on this machine.
 
-    points = measure(engine, grid(512, 2048), time.process_time)   # each batch timed as the minimum of repeats
-    fitted = fit(points, "small on my desk")                       # relative least squares, errors on points held out
+    timings = [time_batches(engine, grid(512, 2048), time.process_time, 3) for _ in range(3)]
+    fitted = fit(points_of(timings), "small on my desk")          # relative least squares, errors on points held out
 
-What is timed is a whole iteration of the engine (scheduling, forward pass, sampling, book-keeping), in CPU time of one thread: on
-a busy machine the minimum CPU time of several repeats is stable where wall time is not (RAGServe sheet, 8.3).
+What is timed is a whole iteration of the engine (scheduling, forward pass, sampling, book-keeping), in CPU time of one thread:
+on a busy machine the minimum CPU time of several repeats is stabler than wall time (RAGServe sheet, 8.3). The repeats are
+spread over rounds, so that a busy spell of the machine does not spoil all repeats of a batch.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+import itertools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +23,9 @@ from common.serving.cost import FORMAT, CostModel, pairs
 from common.serving.in_process import TransformersEngine
 
 MIN_REPEATS = 7
-COLUMNS = ("cpu_s", "slope_s", "decode_s", "beta_s", "gamma_s", "packed_s")
+Statistic = Literal["minimum", "median"]
+# Where the two curves of the cost model may bend, in tokens; the last point is the largest batch timed.
+_KNOTS = (((1, 16, 64, 256), (1, 8, 32, 128)), ((1, 64), (1, 64)), ((1,), (1,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +42,15 @@ class Batch:
     num_decode: int = 0
     context: int = 0
 
-    def features(self) -> np.ndarray:
-        """The batch in the terms of the cost model, in the order of `COLUMNS`."""
-        tokens = self.new + self.num_decode
-        decode_kv = self.num_decode * self.context
-        read = decode_kv + (self.past + self.new if self.new else 0)
-        return np.array([1.0, tokens, self.num_decode, pairs(self.past, self.new), decode_kv, tokens * read])
+    @property
+    def tokens(self) -> int:
+        """Tokens computed."""
+        return self.new + self.num_decode
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV tokens read by its sequences together."""
+        return self.num_decode * self.context + (self.past + self.new if self.new else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Point:
 
     Attributes:
         batch: what was computed.
-        seconds: minimum over the repeats.
+        seconds: of the iteration, the chosen statistic over the repeats.
         repeats: how many.
     """
 
@@ -68,20 +76,22 @@ class Fit:
         cost: fitted to all points.
         held_out_mean, held_out_max: relative error of points that took no part in the fit that predicts them
             (every fifth point in turn).
+        held_out: what was predicted for each point when it was held out, in seconds.
         fitted_mean: relative error of `cost` on all points.
     """
 
     cost: CostModel
     held_out_mean: float
     held_out_max: float
+    held_out: tuple[float, ...]
     fitted_mean: float
 
 
-def grid(max_batch_tokens: int, context_tokens: int, num_decode: Sequence[int] = (1, 2, 4, 8, 16, 32)) -> list[Batch]:
+def grid(max_batch_tokens: int, context_tokens: int, num_decode: Sequence[int] = (1, 2, 4, 8, 16)) -> list[Batch]:
     """The default grid: prompts (new x past), decodes (sequences x context), and both together."""
     news = [n for n in (8, 32, 64, 128, 256, 512, 1024, 2048) if n <= max_batch_tokens]
     pasts = [p for p in (0, 128, 512, 1024) if p < context_tokens]
-    contexts = [c for c in (32, 128, 384, 768, 1536) if c < context_tokens]
+    contexts = [c for c in (32, 128, 384, 1024) if c < context_tokens]
     prompts = [Batch(n, p) for n in news for p in pasts if n + p < context_tokens]
     decodes = [Batch(0, 0, b, c) for b in num_decode for c in contexts]
     mixed = [
@@ -93,60 +103,115 @@ def grid(max_batch_tokens: int, context_tokens: int, num_decode: Sequence[int] =
     return prompts + decodes + mixed
 
 
-def measure(
+def time_batches(
     engine: TransformersEngine,
     batches: Sequence[Batch],
     cpu_clock: Callable[[], float],
-    repeats: int = MIN_REPEATS,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Point]:
-    """Time iterations of an idle engine.
+    repeats: int,
+    progress: Callable[[int, int], object] | None = None,
+) -> dict[Batch, list[float]]:
+    """Time iterations of an idle engine; one round.
 
     Args:
         engine: without calls; its pool must hold the largest batch. Batches that do not fit are left out.
         batches: what to time.
         cpu_clock: CPU seconds of this process, `time.process_time`; torch must be at one thread.
-        repeats: >= 7.
+        repeats: of each batch, >= 1.
         progress: called with (done, all).
 
+    Returns:
+        Seconds of each repeat, by batch.
+
     Raises:
-        ConfigError: too few repeats, or no batch fits.
+        ConfigError: no repeat, or no batch fits.
     """
-    if repeats < MIN_REPEATS:
-        raise ConfigError(f"repeats={repeats}: the minimum of fewer than {MIN_REPEATS} is not stable.")
+    if repeats < 1:
+        raise ConfigError(f"repeats={repeats} must be at least 1.")
     fitting = [batch for batch in batches if _pool_need(batch, repeats) <= engine.facts.pool_tokens]
     if not fitting:
         raise ConfigError(f"no batch of the grid fits into a pool of {engine.facts.pool_tokens} tokens; enlarge it.")
-    _time_batch(engine, fitting[0], cpu_clock, repeats)  # warm-up: allocations, kernels' first calls
-    points = []
+    _time_batch(engine, fitting[0], cpu_clock, 1)  # warm-up: allocations, kernels' first calls
+    found: dict[Batch, list[float]] = {}
     for index, batch in enumerate(fitting):
-        points.append(Point(batch, min(_time_batch(engine, batch, cpu_clock, repeats)), repeats))
+        found[batch] = _time_batch(engine, batch, cpu_clock, repeats)
         if progress is not None:
             progress(index + 1, len(fitting))
+    return found
+
+
+def points_of(rounds: Sequence[Mapping[Batch, Sequence[float]]], statistic: Statistic = "minimum") -> list[Point]:
+    """One point per batch from all rounds.
+
+    Args:
+        rounds: what `time_batches` returned.
+        statistic: "minimum" is what the work itself takes. "median" is what it typically takes on this machine as it is, which
+            is what a real engine's delays are made of.
+
+    Raises:
+        ConfigError: fewer than 7 repeats of a batch.
+    """
+    points = []
+    for batch in rounds[0]:
+        times = [seconds for one in rounds for seconds in one.get(batch, ())]
+        if len(times) < MIN_REPEATS:
+            raise ConfigError(f"{len(times)} repeats of a batch: fewer than {MIN_REPEATS} are not stable.")
+        points.append(Point(batch, min(times) if statistic == "minimum" else statistics.median(times), len(times)))
     return points
 
 
 def fit(points: Sequence[Point], source: str, folds: int = 5) -> Fit:
     """Non-negative relative least squares, with every `folds`-th point held out in turn for the error.
 
+    The two curves of the cost model are piecewise linear and never fall; the more points, the more pieces.
+
     Raises:
-        ConfigError: fewer points than two per unknown.
+        ConfigError: fewer points than two per unknown of the simplest curves.
     """
-    if len(points) < 2 * len(COLUMNS):
-        raise ConfigError(f"{len(points)} points are too few for {len(COLUMNS)} unknowns; use a larger grid or pool.")
-    x = np.array([point.batch.features() for point in points])
+    largest = max((point.batch.tokens for point in points), default=0)
+    for wanted in _KNOTS:
+        linear, read = (_with_end(knots, largest) for knots in wanted)
+        unknowns = len(linear) + len(read) + 3
+        if 2 * unknowns <= len(points):
+            break
+    else:
+        raise ConfigError(f"{len(points)} points are too few for {unknowns} unknowns; use a larger grid or pool.")
+    x = np.array([_features(point.batch, linear, read) for point in points])
     seconds = np.array([point.seconds for point in points])
-    errors = np.empty(len(points))
+    predicted = np.empty(len(points))
     for fold in range(folds):
         held = np.arange(len(points)) % folds == fold
-        coefficients = _solve(x[~held], seconds[~held])
-        errors[held] = np.abs(x[held] @ coefficients / seconds[held] - 1)
-    coefficients = _solve(x, seconds)
-    named = dict(zip(COLUMNS, map(float, coefficients), strict=True))
-    slope_s = named.pop("slope_s")
-    cost = CostModel((0, 1), (0.0, slope_s), basis="simulated", source=source, **named)
-    fitted = np.abs(x @ coefficients / seconds - 1)
-    return Fit(cost, float(errors.mean()), float(errors.max()), float(fitted.mean()))
+        predicted[held] = x[held] @ _solve(x[~held], seconds[~held])
+    errors = np.abs(predicted / seconds - 1)
+    found = _solve(x, seconds)
+    curve_s = [float(value) for value in np.cumsum(found[: len(linear)])]
+    read_s = [float(value) for value in np.cumsum(found[len(linear) : len(linear) + len(read)])]
+    decode_s, beta_s, gamma_s = (float(value) for value in found[-3:])
+    cost = CostModel(
+        linear, tuple(curve_s), read, tuple(read_s), beta_s, gamma_s, decode_s, basis="simulated", source=source
+    )
+    fitted = np.abs(x @ found / seconds - 1)
+    return Fit(cost, float(errors.mean()), float(errors.max()), tuple(map(float, predicted)), float(fitted.mean()))
+
+
+def _with_end(knots: tuple[int, ...], end: int) -> tuple[int, ...]:
+    return (*(knot for knot in knots if knot < end), max(end, 2))
+
+
+def _steps(tokens: int, knots: tuple[int, ...]) -> list[float]:
+    """A curve's value at `tokens` in its rises from knot to knot (the first: its value at the first knot)."""
+    rises = [min(max((tokens - a) / (b - a), 0.0), 1.0) for a, b in itertools.pairwise(knots)]
+    return [1.0, *rises]
+
+
+def _features(batch: Batch, linear: tuple[int, ...], read: tuple[int, ...]) -> list[float]:
+    """The batch in the terms of the cost model: rises of both curves, decode_s, beta_s, gamma_s."""
+    return [
+        *_steps(batch.tokens, linear),
+        *(batch.kv_tokens * step for step in _steps(batch.tokens, read)),
+        float(batch.num_decode),
+        pairs(batch.past, batch.new),
+        float(batch.num_decode * batch.context),
+    ]
 
 
 def _solve(x: np.ndarray, seconds: np.ndarray) -> np.ndarray:
@@ -212,18 +277,21 @@ def calibrate(
     *,
     pool_tokens: int = 16384,
     max_batch_tokens: int = 512,
-    repeats: int = MIN_REPEATS,
+    repeats: int = 9,
+    rounds: int = 3,
     batches: Sequence[Batch] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any]:
     """Measure and fit: all that a calibration file holds, as JSON types (see `common.serving.cost.load_calibration`).
 
     Args:
         loaded: the model.
-        cpu_clock: see `measure`.
+        cpu_clock: see `time_batches`.
         machine: facts to store beside the numbers.
         pool_tokens, max_batch_tokens: of the engine that is timed.
-        repeats, progress: see `measure`.
+        repeats: of each batch, over all rounds, >= 7.
+        rounds: how often to go through the grid.
+        progress: called with (batches done, all), rounds together.
         batches: what to time; default `grid`.
     """
     with TransformersEngine(
@@ -231,7 +299,16 @@ def calibrate(
     ) as engine:
         facts = engine.facts
         chosen = grid(max_batch_tokens, facts.context_tokens) if batches is None else batches
-        points = measure(engine, chosen, cpu_clock, repeats, progress)
+        each = -(-repeats // max(rounds, 1))
+        timings: list[dict[Batch, list[float]]] = []
+        for number in range(rounds):
+
+            def show(done: int, total: int, before: int = number) -> None:
+                if progress is not None:
+                    progress(before * total + done, rounds * total)
+
+            timings.append(time_batches(engine, chosen, cpu_clock, each, show))
+    points = points_of(timings)
     source = f"{loaded.spec.name} ({loaded.spec.dtype}) in transformers' engine, CPU time of one thread"
     result = fit(points, source)
     return {
@@ -244,6 +321,7 @@ def calibrate(
         "model": loaded.fingerprint,
         "machine": machine,
         "points": [
-            dataclasses.asdict(point.batch) | {"seconds": point.seconds, "repeats": point.repeats} for point in points
+            dataclasses.asdict(point.batch) | {"seconds": point.seconds, "held_out_s": held_s, "repeats": point.repeats}
+            for point, held_s in zip(points, result.held_out, strict=True)
         ],
     }

@@ -1,15 +1,16 @@
 """How long one engine iteration takes, as a formula fitted to a real engine or taken from a table.
 
     t_step = linear(n_tok) + decode_s * n_decode + beta_s * sum over prefill chunks of (n_new * mean context)
-             + gamma_s * sum over decoding sequences of (KV length) + packed_s * n_tok * (all KV tokens read) + cpu_s
+             + gamma_s * sum over decoding sequences of (KV length) + read(n_tok) * (all KV tokens read) + cpu_s
 
-n_tok is the number of tokens computed, of prefill chunks and decoding sequences together. The first, third, fourth and last term
-are the RAGServe sheet's; `decode_s` and `packed_s` are ours, for engines that pay for a decoding sequence beyond its
-token, or whose attention computes the whole block of (all queries) x (all keys) of a batch, as transformers' does on a CPU.
+n_tok is the number of tokens computed, of prefill chunks and decoding sequences together. `linear`, `beta_s`, `gamma_s` and
+`cpu_s` are the RAGServe sheet's terms (8.3). `decode_s` and `read` are ours, for engines that pay for a decoding sequence beyond
+its token, or whose attention computes the whole block of (all queries) x (all keys) of a batch, as transformers' does on a CPU.
 """
 
 import bisect
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,10 +30,10 @@ class CostModel:
     Attributes:
         linear_tokens, linear_s: time of the operators that see tokens only (projections, feed-forward), as points; between
             them it is interpolated, beyond them continued with the slope of the nearest two.
+        read_tokens, read_s: time per KV token that any sequence of the batch reads, by the number of tokens computed; points too.
         beta_s: per pair of a new prompt token and a token that it attends to.
         gamma_s: per token of KV cache that a decoding sequence attends to.
         decode_s: per decoding sequence, beyond its one token.
-        packed_s: per (token computed) * (KV token read by any sequence of the batch).
         cpu_s: per iteration, whatever is in it.
         basis: "simulated" if the numbers were fitted to measurements of a real engine, "modelled" otherwise; virtual times
             made with this model carry it.
@@ -41,35 +42,38 @@ class CostModel:
 
     linear_tokens: tuple[int, ...] = (0, 1)
     linear_s: tuple[float, ...] = (0.0, 0.0)
+    read_tokens: tuple[int, ...] = (0, 1)
+    read_s: tuple[float, ...] = (0.0, 0.0)
     beta_s: float = 0.0
     gamma_s: float = 0.0
     decode_s: float = 0.0
-    packed_s: float = 0.0
     cpu_s: float = 0.0
     basis: Basis = "modelled"
     source: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.linear_tokens) != len(self.linear_s) or len(self.linear_tokens) < 2:
-            raise ConfigError(
-                f"linear_tokens has {len(self.linear_tokens)} points and linear_s {len(self.linear_s)}; "
-                "give at least two, and as many of one as of the other."
-            )
-        if any(b <= a for a, b in zip(self.linear_tokens, self.linear_tokens[1:], strict=False)):
-            raise ConfigError(f"linear_tokens={self.linear_tokens} must rise.")
+        for name in ("linear", "read"):
+            tokens, seconds = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_s")
+            if len(tokens) != len(seconds) or len(tokens) < 2:
+                raise ConfigError(
+                    f"{name}_tokens has {len(tokens)} points and {name}_s {len(seconds)}; "
+                    "give at least two, and as many of one as of the other."
+                )
+            if any(b <= a for a, b in itertools.pairwise(tokens)):
+                raise ConfigError(f"{name}_tokens={tokens} must rise.")
         if self.basis not in ("simulated", "modelled"):
             raise ConfigError(f"basis {self.basis!r} of a cost model is not one of simulated, modelled.")
-        numbers = (*self.linear_s, self.beta_s, self.gamma_s, self.decode_s, self.packed_s, self.cpu_s)
+        numbers = (*self.linear_s, *self.read_s, self.beta_s, self.gamma_s, self.decode_s, self.cpu_s)
         if not all(0 <= number < float("inf") for number in numbers):
             raise ConfigError(f"the cost model from {self.source!r} has a negative or endless time in it.")
 
     def linear(self, tokens: float) -> float:
         """Time of the token-wise operators for so many tokens, in seconds; never below 0."""
-        points, values = self.linear_tokens, self.linear_s
-        right = min(max(bisect.bisect_right(points, tokens), 1), len(points) - 1)
-        left = right - 1
-        slope = (values[right] - values[left]) / (points[right] - points[left])
-        return max(0.0, values[left] + slope * (tokens - points[left]))
+        return _interpolate(self.linear_tokens, self.linear_s, tokens)
+
+    def read(self, tokens: float) -> float:
+        """Time per KV token read in an iteration that computes so many tokens, in seconds; never below 0."""
+        return _interpolate(self.read_tokens, self.read_s, tokens)
 
     def step(
         self,
@@ -94,7 +98,7 @@ class CostModel:
             + self.decode_s * num_decode
             + self.beta_s * prefill_pairs
             + self.gamma_s * decode_kv_tokens
-            + self.packed_s * tokens * (decode_kv_tokens + prefill_kv_tokens)
+            + self.read(tokens) * (decode_kv_tokens + prefill_kv_tokens)
             + self.cpu_s
         )
 
@@ -147,6 +151,13 @@ class Preset:
 def pairs(past: int, new: int) -> float:
     """Pairs of query and key when `new` tokens are computed behind `past`: token i attends to past + i, i = 1 ... new."""
     return new * past + new * (new + 1) / 2
+
+
+def _interpolate(points: tuple[int, ...], values: tuple[float, ...], x: float) -> float:
+    right = min(max(bisect.bisect_right(points, x), 1), len(points) - 1)
+    left = right - 1
+    slope = (values[right] - values[left]) / (points[right] - points[left])
+    return max(0.0, values[left] + slope * (x - points[left]))
 
 
 # Linear-operator time of a Llama-2-7B-shaped fp16 model on an A40, from Vidur's public profiling tables (RAGServe sheet, 8.3).

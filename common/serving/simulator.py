@@ -163,6 +163,7 @@ class SimEngine:
         self.num_pages = facts.pool_tokens // facts.page_tokens
         self._watermark = pages_for(facts.watermark_tokens, facts.page_tokens)
         self._linear = [cost.linear(n) + cost.cpu_s for n in range(facts.max_batch_tokens + 1)]
+        self._read = [cost.read(n) for n in range(facts.max_batch_tokens + 1)]
         self._now_s = 0.0
         self._ends_s: float | None = None  # end of the iteration under way
         self._chunks: list[tuple[_Sequence, int]] = []  # and what it prefills
@@ -342,7 +343,7 @@ class SimEngine:
             + cost.decode_s * num_decode
             + cost.beta_s * pairs
             + cost.gamma_s * decode_kv
-            + cost.packed_s * tokens * (decode_kv + prefill_kv)
+            + self._read[tokens] * (decode_kv + prefill_kv)
         )
         self._chunks = chunks
         self._ends_s = self._now_s + step_s
@@ -375,7 +376,7 @@ class SimEngine:
             return
         faults, page, gamma_s = self._faults, self._page, self.cost.gamma_s
         base_s = self._linear[num_decode] + self.cost.decode_s * num_decode
-        packed_s = self.cost.packed_s * num_decode
+        read_s = self._read[num_decode]
         kv_sum, free, now_s, done = self._kv_sum, self._free, self._now_s, self._iterations
         due_s = self._timers[0][0] if self._timers else float("inf")
         finish_at, keep_trace = self._finish_at, self.options.keep_trace
@@ -384,7 +385,7 @@ class SimEngine:
             if need > free:
                 break
             kv_read = kv_sum + num_decode
-            step_s = base_s + gamma_s * kv_read + packed_s * kv_read
+            step_s = base_s + gamma_s * kv_read + read_s * kv_read
             end_s = now_s + step_s
             if due_s <= end_s:
                 break
