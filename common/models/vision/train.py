@@ -182,7 +182,7 @@ def train(options: Options) -> Path:
     shards = []
     for number in range(-(-options.samples // SHARD)):
         shards.append(load_or_make_shard(data, options.seed, number, min(SHARD, options.samples)))
-        print(f"data {len(shards) * SHARD} of {options.samples}, {time.monotonic() - begin_s:.0f} s", flush=True)
+        print(f"data {sum(map(len, shards))} of {options.samples}, {time.monotonic() - begin_s:.0f} s", flush=True)
         if _is_over(begin_s, options):
             _save(out, options, network, optimizer, step, spent_s)
             return out / "checkpoint.json"
@@ -233,7 +233,7 @@ def _save(out: Path, options: Options, network: StreetNet, optimizer: Any, step:
     tensors = {f"network.{key}": value.contiguous() for key, value in network.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
-            tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value).clone()
+            tensors[f"optimizer.{number}.{key}"] = torch.as_tensor(value).clone(memory_format=torch.contiguous_format)
     path = out / f"checkpoint_{step}.safetensors"
     with atomic_file(path) as temporary:
         save_file(tensors, temporary)
