@@ -1,0 +1,161 @@
+"""Which frames to analyse: OneAdapt's choice of Reducto's thresholds, and Reducto with fixed and with profiled thresholds.
+
+The resource is frames analysed (computing at the server). Dropped frames repeat the last one that was kept, so their cost in
+accuracy is that of stale results.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from common.errors import ConfigError
+from oneadapt import filtering
+from oneadapt.api import METHODS, Feedback, Knobs
+from oneadapt.baselines import Fixed
+from oneadapt.gradient import Gradient
+from oneadapt.session import Application, key_of
+
+PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+
+
+def _biases(application: Application) -> list[tuple[float, ...]]:
+    return [tuple(value) for value in application.knob("filter").values]
+
+
+@METHODS.add("oneadapt_filter", label="OneAdapt", color="#0072B2", marker="o")
+@dataclasses.dataclass(frozen=True)
+class OneAdaptFilter:
+    """OneAdapt's closed form for the frame filter: every threshold of a grid, judged by one gradient, without the network.
+
+    Attributes:
+        trade: price of analysing all frames, in units of accuracy.
+        scale: accuracy lost per share of results at risk; None takes the application's calibration.
+    """
+
+    trade: float = 0.2
+    scale: float | None = None
+
+    pipeline: ClassVar[str] = "filter"
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("trade", PRICES)
+
+    def __post_init__(self) -> None:
+        if self.trade < 0:
+            raise ConfigError(f"trade={self.trade} must be >= 0.")
+
+    def controller(self, application: Application) -> "FilterController":
+        """See `oneadapt.api.Method.controller`."""
+        return FilterController(self, application)
+
+
+class FilterController:
+    """One backward pass; the camera filters its own frames with every threshold and compares pictures."""
+
+    def __init__(self, method: OneAdaptFilter, application: Application) -> None:
+        self.method = method
+        self.application = application
+        self.scale = method.scale if method.scale is not None else float(application.extra.get("scale", 1.0))
+
+    def next_knobs(self, feedback: Feedback) -> Knobs:
+        """See `oneadapt.api.KnobController.next_knobs`."""
+        application = self.application
+        if feedback.delivery is None:
+            return application.best
+        gradient = Gradient.of(feedback.server.saliency(feedback.delivery), application.task.block)
+        feedback.camera.receive(gradient.num_bytes)
+        data = feedback.camera.data
+        feedback.camera.charge_features(len(data))
+        features, x = filtering.pair_features(data), application.to_input(data)
+        # DEVIATION oneadapt-5: the loss enters linearly, in units of accuracy, not as log10(1e7 * loss): one lambda for all
+        # knobs.
+        values: dict[tuple[int, ...], float] = {}
+        chosen, best_value = application.best["filter"], -math.inf
+        for biases in _biases(application):
+            kept = filtering.choose(features, biases)
+            if kept not in values:
+                shown = np.searchsorted(np.asarray(kept), np.arange(len(data)), side="right") - 1
+                risk = gradient.risk(x[np.asarray(kept)[shown]], x)
+                values[kept] = -self.scale * risk - self.method.trade * len(kept) / len(data)
+            if values[kept] > best_value:
+                chosen, best_value = biases, values[kept]
+        return {**application.best, "filter": chosen}
+
+
+@METHODS.add("reducto", label="Reducto", color="#D55E00", marker="s")
+@dataclasses.dataclass(frozen=True)
+class Reducto:
+    """Reducto with a fixed threshold, the same for both features.
+
+    Attributes:
+        bias: in deviations of the features; -100 sends all frames.
+    """
+
+    bias: float = 0.0
+
+    pipeline: ClassVar[str] = "filter"
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("bias", (-100.0, -1.5, -1.0, -0.5, 0.0, 1.0))
+
+    def controller(self, application: Application) -> Fixed:
+        """See `oneadapt.api.Method.controller`."""
+        return Fixed({**application.best, "filter": (self.bias,) * len(filtering.FEATURES)})
+
+
+@METHODS.add("reducto_profiled", label="Reducto with profiling", color="#E69F00", marker="P")
+@dataclasses.dataclass(frozen=True)
+class ReductoProfiled:
+    """Reducto whose threshold is chosen by true accuracy on the finished interval, every few intervals.
+
+    Attributes:
+        trade: price of analysing all frames.
+        every: intervals between two searches (4 s in the paper's code).
+    """
+
+    trade: float = 0.2
+    every: int = 4
+
+    pipeline: ClassVar[str] = "filter"
+    sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("trade", PRICES)
+
+    def __post_init__(self) -> None:
+        if self.trade < 0 or self.every < 1:
+            raise ConfigError(f"trade={self.trade} must be >= 0 and every={self.every} at least 1.")
+
+    def controller(self, application: Application) -> "ReductoController":
+        """See `oneadapt.api.Method.controller`."""
+        return ReductoController(self, application)
+
+
+class ReductoController:
+    """All frames of one interval are analysed, then every threshold is judged by stale results against fresh ones."""
+
+    def __init__(self, method: ReductoProfiled, application: Application) -> None:
+        self.method = method
+        self.application = application
+        self.biases: Any = application.best["filter"]
+
+    def next_knobs(self, feedback: Feedback) -> Knobs:
+        """See `oneadapt.api.KnobController.next_knobs`."""
+        if feedback.delivery is not None and (feedback.t - 1) % self.method.every == 0:
+            self._search(feedback)
+        return {**self.application.best, "filter": self.biases}
+
+    def _search(self, feedback: Feedback) -> None:
+        assert feedback.delivery is not None
+        data = feedback.camera.data
+        if key_of(feedback.delivery.knobs) == key_of(self.application.best):
+            fresh = list(feedback.results)
+        else:
+            everything = feedback.camera.encode(self.application.best)
+            feedback.camera.send(everything)
+            fresh = feedback.server.infer(everything)
+        feedback.camera.charge_features(len(data))
+        features = filtering.pair_features(data)
+        best_value = -math.inf
+        for biases in _biases(self.application):
+            kept = filtering.choose(features, biases)
+            shown = np.asarray(kept)[np.searchsorted(np.asarray(kept), np.arange(len(data)), side="right") - 1]
+            accuracy = feedback.server.task.accuracy([fresh[i] for i in shown], fresh)
+            value = accuracy - self.method.trade * len(kept) / len(data)
+            if value > best_value:
+                self.biases, best_value = biases, value

@@ -1,0 +1,86 @@
+"""From one backward pass to the gradient of accuracy for every knob: DNNGrad times InputGrad.
+
+    G      block means of sum_ch |du/dx| on the last element of the interval       (DNNGrad; server, one backward pass)
+    err(c) = sum over pixels of G * mean over elements of sum_ch |x(c) - x(c*)|     (camera, no network)
+    AccGrad_k = (err(next cheaper value of k) - err(c)) / Delta_k                   (InputGrad is the change of x inside err)
+
+The paper's objective needs absolute accuracy; err has the unit of u (confident results). Divided by u of the interval it is a
+share of results at risk; times a constant `scale`, learned once from a short profiling run, an estimate of accuracy lost.
+"""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from oneadapt.api import Delivery, Saliency
+from oneadapt.inputs import FloatArray
+
+
+def block_mean(map_HW: FloatArray, block: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Means over blocks, (ceil(H / rows), ceil(W / columns)); blocks at the edge may be smaller."""
+    return _block_sum(map_HW, block) / _block_sum(np.ones(map_HW.shape, np.float32), block)
+
+
+def _block_sum(map_HW: npt.NDArray[np.float32], block: tuple[int, int]) -> npt.NDArray[np.float64]:
+    rows = np.arange(0, map_HW.shape[0], block[0])
+    columns = np.arange(0, map_HW.shape[1], block[1])
+    return np.add.reduceat(np.add.reduceat(map_HW.astype(np.float64), rows, 0), columns, 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gradient:
+    """A block-averaged DNNGrad, as the server sends it to the camera.
+
+    Attributes:
+        mean_RC: mean of sum_ch |du/dx| per block.
+        block: rows and columns of a block.
+        utility: u where the gradient was taken.
+        num_near: results near the threshold there.
+    """
+
+    mean_RC: npt.NDArray[np.float64]
+    block: tuple[int, int]
+    utility: float
+    num_near: int
+
+    @classmethod
+    def of(cls, saliency: Saliency, block: tuple[int, int]) -> "Gradient":
+        """From one backward pass."""
+        return cls(block_mean(saliency.gradient_HW, block), block, saliency.utility, saliency.num_near)
+
+    @property
+    def num_bytes(self) -> int:
+        """On the way to the camera, 8 bits a block."""
+        return self.mean_RC.size
+
+    def block_errors(self, x_NHWC: FloatArray, best_NHWC: FloatArray) -> npt.NDArray[np.float64]:
+        """err per block, (R, C): G times the summed difference, averaged over elements."""
+        difference_HW = np.abs(x_NHWC - best_NHWC).sum(-1).mean(0)
+        return self.mean_RC * _block_sum(difference_HW, self.block)
+
+    def error(self, x_NHWC: FloatArray, best_NHWC: FloatArray) -> float:
+        """err(c), in units of u."""
+        return float(self.block_errors(x_NHWC, best_NHWC).sum())
+
+    def risk(self, x_NHWC: FloatArray, best_NHWC: FloatArray) -> float:
+        """err(c) as a share of the confident results."""
+        return self.error(x_NHWC, best_NHWC) / max(self.utility, 1.0)
+
+
+EQUAL = 1e-5
+"""Two encodes whose inputs differ by less than this on average give a gradient of 0 (official code)."""
+
+
+def accuracy_gradient(gradient: Gradient, dear: Delivery, cheap: Delivery, best: Delivery, delta: float) -> float:
+    """AccGrad of one knob between two neighbouring values, in shares of results per unit of state.
+
+    Args:
+        gradient: DNNGrad.
+        dear, cheap: the interval at the more and the less expensive value.
+        best: the interval at the best setting.
+        delta: distance of the two values' states.
+    """
+    if float(np.abs(dear.x - cheap.x).mean()) < EQUAL:
+        return 0.0
+    return (gradient.risk(cheap.x, best.x) - gradient.risk(dear.x, best.x)) / delta
