@@ -25,11 +25,11 @@ from torch import Tensor
 
 from cacheblend.api import Computed, Report
 from cacheblend.attention import RowAttention
-from cacheblend.rope import Rope, turn_
 from cacheblend.selection import HighKVDeviation, SelectionContext, Selector, layer_counts, layer_ratios
 from cacheblend.transformer import Transformer
 from common.errors import ConfigError
 from common.kv import KVCache
+from common.rope import Rope, turn_
 
 OnPhase = Callable[[str, int], None]
 """Called when a phase of a layer begins; what was running before has ended. Phases: load, shift, select, recompute, head."""

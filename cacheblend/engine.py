@@ -18,13 +18,13 @@ from torch import Tensor
 from cacheblend.api import Computed, Decoded, Request
 from cacheblend.attention import RowAttention
 from cacheblend.blend import PREFILL, Blended, BlendPlan, OnPhase, ReusedKV, blend
-from cacheblend.rope import Rope
 from cacheblend.transformer import Transformer
 from common.errors import ConfigError
 from common.kv import KVCache
 from common.models import prompt_format
 from common.models.loading import LoadedModel
 from common.rng import for_component
+from common.rope import Rope
 
 
 @dataclasses.dataclass(frozen=True)

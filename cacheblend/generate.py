@@ -20,7 +20,6 @@ from common.models import prompt_format
 from common.models.loading import LoadedModel, ModelSpec, bundled_names, load
 
 _LOG = logging.getLogger("cacheblend")
-_PLACEHOLDER = "\ue000"  # a private-use character: no template and no text contains it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,18 +143,7 @@ class BlendedModel:
 
 def _layout(tokenizer: Any, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Token ids before the chunks (without BOS) and after the question."""
-    if prompt_format.has_markers(tokenizer) or not getattr(tokenizer, "chat_template", None):
-        return (tuple(prompt_format.encode_chunk(tokenizer, system)) if system.strip() else ()), ()
-    content = f"{system.strip()}\n\n{_PLACEHOLDER}" if system.strip() else _PLACEHOLDER
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    before, _, after = str(text).partition(_PLACEHOLDER)
-    if tokenizer.bos_token is not None:
-        before = before.removeprefix(tokenizer.bos_token)  # the engine puts it in front itself
-    # Template markers like [INST] are special tokens here, unlike in chunks.
-    return tuple(_encoded(tokenizer, before)), tuple(_encoded(tokenizer, after))
-
-
-def _encoded(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+    if prompt_format.has_chat_template(tokenizer):
+        before, after = prompt_format.encode_template(tokenizer, system.strip())
+        return tuple(before), tuple(after)
+    return (tuple(prompt_format.encode_chunk(tokenizer, system)) if system.strip() else ()), ()

@@ -8,12 +8,13 @@ import numpy as np
 
 from cacheblend.api import WORKLOADS, Request
 from common.data.items import QAItem
+from common.data.questions import GeneratedQuestions
 from common.errors import ConfigError
 
 
 @WORKLOADS.add("multi_chunk_qa")
 @dataclasses.dataclass(frozen=True)
-class MultiChunkQA:
+class MultiChunkQA(GeneratedQuestions):
     """Questions over a context of several chunks; some need one chunk, some what another chunk says.
 
     With data=bundled the seeded generator writes them, its families in turn. With another `data` setting the items of that
@@ -28,49 +29,8 @@ class MultiChunkQA:
     """
 
     families: tuple[str, ...] = ("coreference", "single_fact")
-    num_chunks: int = 6
     chunk_sentences: int = 4
-    reference_rate: float = 0.6
-    distractors: str = "mixed"
-    split: str = "test"
     chunk_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "families", tuple(self.families))
-        if not self.families:
-            raise ConfigError("families is empty; name at least one.")
-        self._generate(0, self.families[0], 1)
-
-    def _generate(self, seed: int, family: str, n: int) -> Iterator[QAItem]:
-        from common.data.synthetic import generate
-
-        return generate(
-            family,
-            self.split,
-            seed,
-            n,
-            num_chunks=self.num_chunks,
-            chunk_sentences=self.chunk_sentences,
-            reference_rate=self.reference_rate,
-            distractors=self.distractors,
-        )
-
-    def items(self, rng: np.random.Generator, n: int) -> Iterator[QAItem]:
-        """n generated questions, the families in turn."""
-        seed = int(rng.integers(2**31))
-        per_family = -(-n // len(self.families))
-        streams = [self._generate(seed, family, per_family) for family in self.families]
-        for index in range(n):
-            yield next(streams[index % len(streams)])
-
-    def items_from(self, data: Mapping[str, Any], rng: np.random.Generator, n: int) -> Iterator[QAItem]:
-        """n questions of the source that a run's `data` settings name."""
-        if data.get("source", "generated") == "generated":
-            yield from self.items(rng, n)
-            return
-        from common.data.sources import DataSpec, load_items, sample_items
-
-        yield from sample_items(load_items(DataSpec.from_settings(data)), n, rng)
 
     def to_request(self, item: QAItem, engine: Any) -> Request:
         """The question and its chunks as token ids."""

@@ -329,7 +329,7 @@ class Codec:
             device=self.device,
         )
         if which == 0 and profile.rotation is not None:
-            x_HTD = profile.rotation.apply(x_HTD, positions_T)
+            x_HTD = profile.rotation.apply(x_HTD.float(), positions_T)
         return x_HTD
 
     def _map(self, function: Callable[[tuple[int, int]], T], pairs: Sequence[tuple[int, int]]) -> list[T]:

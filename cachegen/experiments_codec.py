@@ -29,7 +29,6 @@ from cachegen.methods import CacheGen, CutCodec
 from cachegen.profile import build_profile, correlation_at_lags, quantise
 from cachegen.profiling import cut, noisy, profile_model
 from cachegen.quantisation import entropy_bits, quantise_steps
-from cachegen.rotation import Rotation
 from cachegen.settings import PAPER, RELEASED, TUNED, Level, Settings
 from common.entropy import Tables, encode
 from common.errors import ConfigError
@@ -37,15 +36,16 @@ from common.experiment import Run
 from common.kv import KVCache
 from common.results import ItemRows, Row
 from common.rng import for_component
+from common.rope import Rope
 from common.timing import measure_interleaved
 
 SIDES = ("keys", "values")
 
 
-def _channels(kv: KVCache, layer: int, which: int, rotation: Rotation | None = None) -> Tensor:
+def _channels(kv: KVCache, layer: int, which: int, rotation: Rope | None = None) -> Tensor:
     x_HTD = kv.layer(layer)[which].float()
     if rotation is not None and which == 0:
-        x_HTD = rotation.undo(x_HTD, kv.positions_T)
+        x_HTD = rotation.undo(x_HTD.float(), kv.positions_T)
     return x_HTD.transpose(1, 2).reshape(-1, kv.num_tokens)
 
 
@@ -70,7 +70,7 @@ class TokenLocality:
         (each channel's own variance over that of its deltas), correlation; factors `layer`, `side`, `rope` (after, before),
         `lag`. abs_value and abs_delta: quantiles over the mean absolute value; factors `side`, `share`."""
         engine = engine_for(run)
-        rotation = Rotation.of(engine.loaded.model)
+        rotation = Rope.of(engine.loaded.model)
         for key, item in run.todo(items_of(run, "workload", run.num_items)):
             kv = engine.context_of(item).kv
             rows = []
@@ -263,7 +263,7 @@ class DeltaOrNot:
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per item: bits_estimated (empirical, per channel), factors `layer`, `side`, `rope`, `coding` (direct, anchored)."""
         engine = engine_for(run)
-        rotation = Rotation.of(engine.loaded.model)
+        rotation = Rope.of(engine.loaded.model)
         form = PAPER.ablated(scaling="profiled", group_tokens=self.group_tokens)
         for key, item in run.todo(items_of(run, "workload", run.num_items)):
             kv = engine.context_of(item).kv

@@ -4,7 +4,7 @@ import dataclasses
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -165,34 +165,39 @@ class Fp16:
         return _OneLevel(Raw(), "16 bit")
 
 
-@METHODS.add("quantisation_8bit", label="Quantisation, 8 bit", color="#D55E00", marker="s")
 @dataclasses.dataclass(frozen=True)
-class Quantisation8:
-    """Default quantisation to 8 bits: a scale per token, packed."""
+class _Quantisation:
+    """Default quantisation: a scale per token, packed."""
+
+    _bits: ClassVar[int]
 
     def prepare(self, engine: Any, sample: Sequence[Context]) -> KVCodec:
         """See `KVMethod.prepare`."""
-        return _OneLevel(Uniform(8), "8 bit")
+        return _OneLevel(Uniform(self._bits), f"{self._bits} bit")
+
+
+@METHODS.add("quantisation_8bit", label="Quantisation, 8 bit", color="#D55E00", marker="s")
+@dataclasses.dataclass(frozen=True)
+class Quantisation8(_Quantisation):
+    """Default quantisation to 8 bits: a scale per token, packed."""
+
+    _bits: ClassVar[int] = 8
 
 
 @METHODS.add("quantisation_4bit", label="Quantisation, 4 bit", color="#E69F00", marker="s")
 @dataclasses.dataclass(frozen=True)
-class Quantisation4:
+class Quantisation4(_Quantisation):
     """Default quantisation to 4 bits: a scale per token, packed."""
 
-    def prepare(self, engine: Any, sample: Sequence[Context]) -> KVCodec:
-        """See `KVMethod.prepare`."""
-        return _OneLevel(Uniform(4), "4 bit")
+    _bits: ClassVar[int] = 4
 
 
 @METHODS.add("quantisation_3bit", label="Quantisation, 3 bit", color="#F0C05A", marker="s")
 @dataclasses.dataclass(frozen=True)
-class Quantisation3:
+class Quantisation3(_Quantisation):
     """Default quantisation to 3 bits: a scale per token, packed."""
 
-    def prepare(self, engine: Any, sample: Sequence[Context]) -> KVCodec:
-        """See `KVMethod.prepare`."""
-        return _OneLevel(Uniform(3), "3 bit")
+    _bits: ClassVar[int] = 3
 
 
 @METHODS.add("zstd", label="4 bit + zstd", color="#8C6D31", marker="<")

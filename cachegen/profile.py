@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cachegen import quantisation
-from cachegen.rotation import Rotation
 from cachegen.settings import Settings
 from common.entropy import Tables
 from common.errors import ConfigError, CorruptBitstream
 from common.kv import KVCache
 from common.results import canonical_json, write_atomically
+from common.rope import Rope
 
 Kind = Literal["anchor", "member", "direct"]
 """Symbol classes: of anchors, of the other tokens of their groups (differences), and of tokens coded on their own."""
@@ -85,7 +85,7 @@ class Profile:
     steps_NLK: NDArray[np.float32]
     has_delta_LK: NDArray[np.bool_]
     blocks: Mapping[tuple[int, int, int, Kind], BlockSpec]
-    rotation: Rotation | None = None
+    rotation: Rope | None = None
     num_contexts: int = 0
     num_tokens: int = 0
 
@@ -125,7 +125,7 @@ class Profile:
         """A layer's keys or values as the quantiser sees them: float32 (C, T), rotation and means removed."""
         x_HTD = kv.layer(layer)[which].float()
         if which == 0 and self.rotation is not None:
-            x_HTD = self.rotation.undo(x_HTD, kv.positions_T)
+            x_HTD = self.rotation.undo(x_HTD.float(), kv.positions_T)
         x_CT = x_HTD.transpose(1, 2).reshape(self.num_channels, kv.num_tokens).cpu()
         if self.settings.has_means:
             x_CT = x_CT - torch.from_numpy(self.means_LKC[layer, which])[:, None]
@@ -179,7 +179,7 @@ def build_profile(
     settings: Settings,
     *,
     model: str = "",
-    rotation: Rotation | None = None,
+    rotation: Rope | None = None,
     sensitivity_LK: NDArray[np.float64] | None = None,
 ) -> Profile:
     """Make a profile from sample contexts.
@@ -195,7 +195,7 @@ def build_profile(
         ConfigError: no tokens, caches of different shapes, or something that the settings need is missing.
     """
     if settings.unrotates and rotation is None:
-        raise ConfigError("these settings code keys before RoPE; pass rotation=Rotation.of(model).")
+        raise ConfigError("these settings code keys before RoPE; pass rotation=Rope.of(model).")
     if settings.is_sensitive and sensitivity_LK is None:
         raise ConfigError("these settings follow layer sensitivity; pass sensitivity_LK.")
     empty = _empty_profile(caches, settings, model, rotation if settings.unrotates else None)
@@ -222,7 +222,7 @@ class _Moments:
 
 
 def _empty_profile(
-    caches: Callable[[], Iterable[KVCache]], settings: Settings, model: str, rotation: Rotation | None
+    caches: Callable[[], Iterable[KVCache]], settings: Settings, model: str, rotation: Rope | None
 ) -> Profile:
     first = next(iter(caches()), None)
     if first is None or not first.num_tokens:
@@ -375,7 +375,7 @@ def _content(profile: Profile) -> tuple[str, dict[str, NDArray[Any]]]:
         "has_delta": profile.has_delta_LK.astype(np.uint8),
     }
     if profile.rotation is not None:
-        arrays["inv_freq"] = profile.rotation.inv_freq_F
+        arrays["inv_freq"] = profile.rotation.inv_freq_F.cpu().numpy()
     listed = []
     written: dict[int, str] = {}
     for (level, layer, which, kind), spec in sorted(profile.blocks.items()):
@@ -458,7 +458,7 @@ def _assemble(metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         blocks[level, layer, which, kind] = BlockSpec(kind, fineness, offset, tables[name] if name else None)
     rotation = None
     if metadata["rotation_scaling"] is not None:
-        rotation = Rotation(arrays["inv_freq"], float(metadata["rotation_scaling"]))
+        rotation = Rope(torch.from_numpy(arrays["inv_freq"]), float(metadata["rotation_scaling"]))
     return Profile(
         Settings.from_json(metadata["settings"]),
         str(metadata["model"]),

@@ -12,10 +12,10 @@ from torch import Tensor
 from cachegen.api import Context
 from cachegen.engine import Engine
 from cachegen.profile import Profile, build_profile, load, save
-from cachegen.rotation import Rotation
 from cachegen.settings import Settings
 from common.kv import KVCache
 from common.results import sha256_of
+from common.rope import Rope
 
 
 def kl_divergence(reference_TV: Tensor, other_TV: Tensor) -> float:
@@ -89,7 +89,7 @@ def profile_model(
         lambda: chunks,
         settings,
         model=engine.loaded.fingerprint,
-        rotation=Rotation.of(engine.loaded.model) if settings.unrotates else None,
+        rotation=Rope.of(engine.loaded.model) if settings.unrotates else None,
         sensitivity_LK=sensitivity_LK,
     )
 

@@ -34,7 +34,6 @@ PROMPTS = (
     "Answer the question based on the given passages. Reply with the answer alone and no further words.",
     "Respond to the query using only the provided texts. Give nothing but the bare response.",
 )
-_PLACEHOLDER = "llmsteerplaceholder"
 _KEPT_READINGS = 8
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+\s*|[^.!?]+$")
 _NO_TOKENIZER_PREFIX = 16
@@ -159,30 +158,19 @@ class Engine:
         text = PROMPTS[which] if query is None else f"{PROMPTS[which]} {query.text}"
         opening = prompt_format.bos_id(self.tokenizer)
         head = () if opening is None else (opening,)
-        if prompt_format.has_markers(self.tokenizer) or not getattr(self.tokenizer, "chat_template", None):
-            return (*head, *prompt_format.encode_chunk(self.tokenizer, text))
-        before, _ = self._template(text)
-        return (*head, *before)
-
-    def _template(self, text: str) -> tuple[list[int], list[int]]:
-        """Ids of the chat template up to the context, and after the query."""
-        content = f"{text}\n\n{_PLACEHOLDER}"
-        whole = str(
-            self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-            )
-        )
-        before, _, after = whole.partition(_PLACEHOLDER)
-        if self.tokenizer.bos_token is not None:
-            before = before.removeprefix(self.tokenizer.bos_token)
-        return _template_ids(self.tokenizer, before), _template_ids(self.tokenizer, after)
+        if prompt_format.has_chat_template(self.tokenizer):
+            return (*head, *prompt_format.encode_template(self.tokenizer, text)[0])
+        return (*head, *prompt_format.encode_chunk(self.tokenizer, text))
 
     def question(self, text: str) -> tuple[int, ...]:
         """Ids of a question behind the context, up to the answer."""
         ids = prompt_format.encode_question(self.tokenizer, text)
-        if prompt_format.has_markers(self.tokenizer) or not getattr(self.tokenizer, "chat_template", None):
-            return tuple(ids)
-        return (*ids, *self._template("")[1])
+        after = (
+            prompt_format.encode_template(self.tokenizer, "")[1]
+            if prompt_format.has_chat_template(self.tokenizer)
+            else []
+        )
+        return (*ids, *after)
 
     def encode(self, item: ContextItem | Context) -> Context:
         """A context and its queries as token ids, the context tokenised apart from any prompt; a `Context` is passed on.
@@ -400,11 +388,6 @@ class Engine:
                 tensor, past_key_values=cache, use_cache=cache is not None, logits_to_keep=keep
             ).logits
         return logits[0, -1] if keep == 1 else logits[0]
-
-
-def _template_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of text that may hold the template's own special tokens."""
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
 
 
 def _encode_with_offsets(tokenizer: Any, chunk: str) -> tuple[list[int], list[tuple[int, tuple[int, int]]]]:

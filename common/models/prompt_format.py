@@ -73,6 +73,38 @@ def encode_answer(tokenizer: Any, text: str) -> list[int]:
     return [*_worded(tokenizer, text), eos_id(tokenizer)]
 
 
+_PLACEHOLDER = "\ue000"  # a private-use character: no template and no text contains it
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether prompts are wrapped in the tokenizer's chat template; with our markers they never are."""
+    return not has_markers(tokenizer) and bool(getattr(tokenizer, "chat_template", None))
+
+
+def encode_template(tokenizer: Any, opening: str) -> tuple[list[int], list[int]]:
+    """Ids of a user turn of the chat template: up to the chunks, without BOS, and what follows the question.
+
+    Args:
+        tokenizer: one for which `has_chat_template` is true.
+        opening: the turn's first paragraph, an instruction or a system prompt; empty for none.
+    """
+    content = f"{opening}\n\n{_PLACEHOLDER}" if opening else _PLACEHOLDER
+    whole = str(
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+    )
+    before, _, after = whole.partition(_PLACEHOLDER)
+    if tokenizer.bos_token is not None:
+        before = before.removeprefix(tokenizer.bos_token)  # whoever builds the prompt puts it in front
+    return _templated(tokenizer, before), _templated(tokenizer, after)
+
+
+def _templated(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a part of a template: markers like [INST] are special tokens here, unlike in chunks."""
+    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
 def encode_prompt(tokenizer: Any, chunks: Sequence[str], question: str) -> list[int]:
     """Ids of the whole prompt: BOS where there is one, every chunk, the question."""
     opening = bos_id(tokenizer)

@@ -11,10 +11,10 @@ from cachegen.codec import Codec, quantised_integers
 from cachegen.dequantisation import dequantise, with_torch
 from cachegen.profile import build_profile
 from cachegen.quantisation import anchor_of_members, entropy_bits, member_indices, quantise_steps, quantise_tokens
-from cachegen.rotation import Rotation
 from cachegen.settings import FINEST, PAPER, RELEASED, TUNED, Level, Settings
 from common.errors import ConfigError, CorruptBitstream
 from common.kv import KVCache, concatenate, from_transformers, to_transformers
+from common.rope import Rope
 from tests.cachegen.tiny_kv import FAMILIES, FORMS, cache_of, codec_of, tiny_model
 
 
@@ -69,7 +69,7 @@ def test_every_family_and_dtype(family, dtype):
     kv = cache_of(model, 31, 3).to(dtype=dtype)
     sample = [cache_of(model, 60, seed).to(dtype=dtype) for seed in (8, 9)]
     for form in (PAPER, TUNED):
-        profile = build_profile(lambda: sample, form, rotation=Rotation.of(model), sensitivity_LK=np.ones((3, 2)))
+        profile = build_profile(lambda: sample, form, rotation=Rope.of(model), sensitivity_LK=np.ones((3, 2)))
         codec = Codec(profile)
         decoded = codec.decode(codec.encode(kv, len(codec.levels) - 1))
         assert decoded.dtype == dtype
@@ -191,7 +191,7 @@ def test_values_outside_the_profile_are_coded_as_outliers():
 
 def test_rotation_is_undone_and_redone():
     kv = cache_of(tiny_model("llama"), 40, 1)
-    rotation = Rotation.of(tiny_model("llama"))
+    rotation = Rope.of(tiny_model("llama"))
     flat = rotation.undo(kv.keys_LHTD[0], kv.positions_T)
     assert not torch.allclose(flat, kv.keys_LHTD[0], atol=1e-2)
     assert torch.allclose(rotation.apply(flat, kv.positions_T), kv.keys_LHTD[0], atol=1e-5)

@@ -7,9 +7,9 @@ import torch
 
 from cachegen.codec import Codec
 from cachegen.profile import build_profile
-from cachegen.rotation import Rotation
 from cachegen.settings import FINEST, PAPER, RELEASED, TUNED
 from common.kv import KVCache, from_transformers
+from common.rope import Rope
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 FORMS = {"paper": PAPER, "released": RELEASED, "tuned": TUNED, "finest": FINEST}
@@ -51,7 +51,7 @@ def codec_of(form: str, family: str = "llama", dtype: torch.dtype = torch.float3
         lambda: sample,
         FORMS[form],
         model="ab" * 32,
-        rotation=Rotation.of(model),
+        rotation=Rope.of(model),
         sensitivity_LK=np.linspace(2.0, 1.0, 6).reshape(3, 2),
     )
     return Codec(profile)

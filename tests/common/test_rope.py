@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cacheblend.rope import Rope, turn_
 from cacheblend.transformer import Transformer
 from common.errors import ConfigError
 from common.kv import KVCache
+from common.rope import Rope, turn_
 
 
 def random_keys(seed: int, tokens: int = 5, dim: int = 8) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Exact re-positioning of cached keys (CacheBlend, position recovery).
+"""The rotation of a model's keys (RoPE), to move cached keys to other positions, or to take them back to before it.
 
 RoPE turns the channel pair (d, d + R/2) of a key at position p by the angle p * theta_d. Angles add up, so a key that was
-cached at position p and is needed at p + delta is turned by delta * theta_d more. Values carry no position.
+cached at position p and is needed at p + delta is turned by delta * theta_d more (CacheBlend, position recovery). Before the
+rotation a channel's distribution does not move with the position (a codec may prefer such keys). Values carry no position.
 
 Shape legend: H heads, T tokens, D head dimension, R rotated channels (R <= D), F = R / 2 frequencies.
 """
@@ -15,12 +16,12 @@ from torch import Tensor
 from common.errors import ConfigError
 from common.kv import KVCache
 
-SHIFTABLE_TYPES = ("default", "linear", "llama3", "yarn")
+FIXED_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rope:
-    """A model's rotation, as needed to move cached keys.
+    """A model's rotation.
 
     Attributes:
         inv_freq_F: theta, radians per position, float64.
@@ -41,10 +42,10 @@ class Rope:
         """
         rotary = model.model.rotary_emb
         kind = rotary.rope_type
-        if kind not in SHIFTABLE_TYPES:
+        if kind not in FIXED_TYPES:
             raise ConfigError(
                 f"RoPE type {kind!r} changes its frequencies with the sequence length, so cached keys cannot be moved to "
-                f"another position. Supported: {', '.join(SHIFTABLE_TYPES)}."
+                f"another position or taken back to before the rotation. Supported: {', '.join(FIXED_TYPES)}."
             )
         return cls(rotary.inv_freq.detach().double(), float(rotary.attention_scaling))
 
@@ -79,19 +80,27 @@ class Rope:
         """A copy of a cache of unrotated keys, rotated to its positions as the model itself would have."""
         if kv.is_rotated:
             return kv.clone()
-        keys_LHTD = kv.keys_LHTD.clone()
-        turn_(keys_LHTD, *self.angles(kv.positions_T))
-        keys_LHTD[..., : 2 * len(self.inv_freq_F)] *= self.scaling
-        return KVCache(keys_LHTD, kv.values_LHTD.clone(), kv.positions_T, True)
+        return KVCache(self.apply(kv.keys_LHTD, kv.positions_T), kv.values_LHTD.clone(), kv.positions_T, True)
 
     def unrotate(self, kv: KVCache) -> KVCache:
         """The inverse of `rotate`: a copy with the keys as they were before RoPE."""
         if not kv.is_rotated:
             return kv.clone()
-        keys_LHTD = kv.keys_LHTD.clone()
-        turn_(keys_LHTD, *self.angles(-kv.positions_T))
-        keys_LHTD[..., : 2 * len(self.inv_freq_F)] /= self.scaling
-        return KVCache(keys_LHTD, kv.values_LHTD.clone(), kv.positions_T, False)
+        return KVCache(self.undo(kv.keys_LHTD, kv.positions_T), kv.values_LHTD.clone(), kv.positions_T, False)
+
+    def apply(self, keys: Tensor, positions_T: Tensor) -> Tensor:
+        """Unrotated keys (..., T, D) as the model rotates them at these positions (int64); a new tensor of the same dtype."""
+        rotated = keys.clone()
+        turn_(rotated, *self.angles(positions_T))
+        rotated[..., : 2 * len(self.inv_freq_F)] *= self.scaling
+        return rotated
+
+    def undo(self, keys: Tensor, positions_T: Tensor) -> Tensor:
+        """The inverse of `apply`."""
+        plain = keys.clone()
+        turn_(plain, *self.angles(-positions_T))
+        plain[..., : 2 * len(self.inv_freq_F)] /= self.scaling
+        return plain
 
 
 def turn_(keys: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
