@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.errors import ConfigError
-from common.experiment import Experiment, Paper
+from common.experiment import Experiment, Paper, check_in
 from common.registry import Registry
 
 if TYPE_CHECKING:
@@ -170,27 +170,12 @@ EXPERIMENTS: Registry[type[Experiment]] = Registry(
 )
 SELECTORS: Registry[Any] = Registry("cacheblend selector", ["cacheblend.selection"])
 
-
-def _method_rules(name: str) -> None:
-    """See `cacheblend.contract.check_method`."""
-    from cacheblend.contract import check_method
-
-    check_method(name)
-
-
-def _workload_rules(name: str) -> None:
-    """See `cacheblend.contract.check_workload`."""
-    from cacheblend.contract import check_workload
-
-    check_workload(name)
-
-
 PAPER = Paper(
     name="cacheblend",
     title="CacheBlend: Fast Large Language Model Serving for RAG with Cached Knowledge Fusion (EuroSys 2025)",
     methods=METHODS,
     workloads=WORKLOADS,
     experiments=EXPERIMENTS,
-    method_contract=(_method_rules,),
-    workload_contract=(_workload_rules,),
+    method_contract=(check_in("cacheblend.contract", "check_method"),),
+    workload_contract=(check_in("cacheblend.contract", "check_workload"),),
 )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.errors import ConfigError
-from common.experiment import Experiment, Paper
+from common.experiment import Experiment, Paper, check_in
 from common.registry import Registry
 
 if TYPE_CHECKING:
@@ -160,27 +160,12 @@ POLICIES: Registry[Any] = Registry("cachegen stream policy", ["cachegen.policies
 WORKLOADS: Registry[Any] = Registry("cachegen workload", ["cachegen.workloads"])
 EXPERIMENTS: Registry[type[Experiment]] = Registry("cachegen experiment", ["cachegen.experiments"])
 
-
-def _method_rules(name: str) -> None:
-    """See `cachegen.contract.check_method`."""
-    from cachegen.contract import check_method
-
-    check_method(name)
-
-
-def _workload_rules(name: str) -> None:
-    """See `cachegen.contract.check_workload`."""
-    from cachegen.contract import check_workload
-
-    check_workload(name)
-
-
 PAPER = Paper(
     name="cachegen",
     title="CacheGen: KV Cache Compression and Streaming for Fast Large Language Model Serving (SIGCOMM 2024)",
     methods=METHODS,
     workloads=WORKLOADS,
     experiments=EXPERIMENTS,
-    method_contract=(_method_rules,),
-    workload_contract=(_workload_rules,),
+    method_contract=(check_in("cachegen.contract", "check_method"),),
+    workload_contract=(check_in("cachegen.contract", "check_workload"),),
 )

@@ -56,11 +56,9 @@ class ChatterboxBudget:
         return Sender(Settings(self.max_packet_bytes, congestion="budget")), Receiver()
 
 
-# DEVIATION chatterbox-2: TCP is ns-3 3.44's; the paper's simulator and its TCP parameters are not known to us.
-@METHODS.add("tcp_ns3", label="TCP (ns-3 defaults)", color="#0072B2", marker="o")
 @dataclass(frozen=True)
-class TcpNs3:
-    """TCP of ns-3 with its defaults: Cubic, SACK, minimum RTO 1 s, delayed ACK 200 ms; Nagle off."""
+class _Ns3Tcp:
+    """TCP of ns-3; Nagle off."""
 
     min_rto_s: float = 1.0
     delayed_ack_s: float = 0.2
@@ -77,24 +75,20 @@ class TcpNs3:
         return TcpOptions(self.min_rto_s, self.delayed_ack_s, congestion=self.congestion)
 
 
+# DEVIATION chatterbox-2: TCP is ns-3 3.44's; the paper's simulator and its TCP parameters are not known to us.
+@METHODS.add("tcp_ns3", label="TCP (ns-3 defaults)", color="#0072B2", marker="o")
+@dataclass(frozen=True)
+class TcpNs3(_Ns3Tcp):
+    """TCP of ns-3 with its defaults: Cubic, SACK, minimum RTO 1 s, delayed ACK 200 ms; Nagle off."""
+
+
 @METHODS.add("tcp_linux_timers", label="TCP (ns-3, Linux timers)", color="#56B4E9", marker="s")
 @dataclass(frozen=True)
-class TcpLinuxTimers:
+class TcpLinuxTimers(_Ns3Tcp):
     """TCP of ns-3 with Linux' timers: minimum RTO 200 ms, delayed ACK 40 ms; Nagle off."""
 
     min_rto_s: float = 0.2
     delayed_ack_s: float = 0.04
-    congestion: Literal["cubic", "newreno", "bbr"] = "cubic"
-
-    network: Literal["ns3", "loop"] = "ns3"
-
-    def __post_init__(self) -> None:
-        _check_stream(self.network, "ns3")
-        self.tcp_options()
-
-    def tcp_options(self) -> TcpOptions:
-        """See `StreamTransport`."""
-        return TcpOptions(self.min_rto_s, self.delayed_ack_s, congestion=self.congestion)
 
 
 @METHODS.add("tcp_model", label="TCP (our model)", color="#8C6D31", marker="v")

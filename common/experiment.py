@@ -20,6 +20,7 @@ started anew; `run.todo` leaves out what was committed, so draw items (cheap) be
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -121,3 +122,14 @@ class Paper:
     experiments: Registry[Any]
     method_contract: tuple[Callable[[str], None], ...] = ()
     workload_contract: tuple[Callable[[str], None], ...] = ()
+
+
+def check_in(module: str, function: str) -> Callable[[str], None]:
+    """A contract check that lives in a module which is imported only when the check runs (it may need torch)."""
+
+    def check(name: str) -> None:
+        getattr(importlib.import_module(module), function)(name)
+
+    check.__doc__ = f"See `{module}.{function}`."
+    check.__name__ = function
+    return check

@@ -515,21 +515,26 @@ class Results:
             A frame with columns item, seed, `keys`, method_value, baseline_value; empty if no run holds both.
         """
         both = self.only(metric=metric, **fixed)
-        sides = [
-            both.select(keep=[*keys, "base", "origin"], method=name)[["run_key", "item", "seed", *keys, "value"]]
-            for name in (method, baseline)
-        ]
-        left, right = (
-            side.rename(columns={"value": f"{who}_value"})
-            for side, who in zip(sides, ("method", "baseline"), strict=True)
-        )
-        merged = left.merge(right, on=["run_key", "item", "seed", *keys])
-        return merged.drop(columns="run_key")
+        sides = [both.select(keep=[*keys, "base", "origin"], method=name) for name in (method, baseline)]
+        merged = side_by_side(sides, keys).rename(columns={"value_0": "method_value", "value_1": "baseline_value"})
+        return merged[["item", "seed", *keys, "method_value", "baseline_value"]]
 
     def records_of(self, frame: pd.DataFrame) -> list[Mapping[str, Any]]:
         """The run records behind the rows of `frame`, oldest first."""
         found = [self.records[key] for key in frame["run_key"].unique()] if len(frame) else []
         return sorted(found, key=lambda record: record["finished_at"])
+
+
+def side_by_side(sides: Sequence[pd.DataFrame], keys: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows of several frames joined where run, item, seed and `keys` agree: with `finished_at`, value_0, value_1, ...
+
+    A row without a partner in every frame is left out.
+    """
+    on = ["run_key", "item", "seed", *keys]
+    merged = sides[0][[*on, "finished_at", "value"]].rename(columns={"value": "value_0"})
+    for place, side in enumerate(sides[1:], start=1):
+        merged = merged.merge(side[[*on, "value"]].rename(columns={"value": f"value_{place}"}), on=on)
+    return merged
 
 
 def _filter(frame: pd.DataFrame, fixed: Mapping[str, Any]) -> pd.DataFrame:

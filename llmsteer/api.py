@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common.errors import ConfigError
-from common.experiment import Experiment, Paper
+from common.experiment import Experiment, Paper, check_in
 from common.registry import Registry
 
 if TYPE_CHECKING:
@@ -158,27 +158,12 @@ METHODS: Registry[Any] = Registry("llmsteer method", ["llmsteer.methods"])
 WORKLOADS: Registry[Any] = Registry("llmsteer workload", ["llmsteer.workloads"])
 EXPERIMENTS: Registry[type[Experiment]] = Registry("llmsteer experiment", ["llmsteer.experiments"])
 
-
-def _method_rules(name: str) -> None:
-    """See `llmsteer.contract.check_method`."""
-    from llmsteer.contract import check_method
-
-    check_method(name)
-
-
-def _workload_rules(name: str) -> None:
-    """See `llmsteer.contract.check_workload`."""
-    from llmsteer.contract import check_workload
-
-    check_workload(name)
-
-
 PAPER = Paper(
     name="llmsteer",
     title="LLMSteer: Improving Long-Context LLM Inference by Steering Attention on Reused Contexts (NeurIPS 2024 MLSys workshop)",
     methods=METHODS,
     workloads=WORKLOADS,
     experiments=EXPERIMENTS,
-    method_contract=(_method_rules,),
-    workload_contract=(_workload_rules,),
+    method_contract=(check_in("llmsteer.contract", "check_method"),),
+    workload_contract=(check_in("llmsteer.contract", "check_workload"),),
 )

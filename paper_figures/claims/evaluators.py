@@ -15,7 +15,7 @@ import pandas as pd
 from common import stats
 from common.errors import ConfigError, ResultsError
 from common.registry import Registry
-from common.results import Results
+from common.results import Results, side_by_side
 from common.stats import Estimate
 
 Side = str | Mapping[str, Any]
@@ -62,9 +62,8 @@ def samples_of(
         ResultsError: a side's rows differ in something that was neither fixed nor pooled.
     """
     on = ["run_key", "item", "seed", *keys]
-    merged: pd.DataFrame | None = None
     used = []
-    for place, side in enumerate(sides):
+    for side in sides:
         rows = _rows_of(results, side, keys)
         if rows.empty:
             raise NoRows(f"no rows with {_describe(side)}")
@@ -75,9 +74,7 @@ def samples_of(
                 f"item {first['item']!r} has several values with {_describe(side)}; fix what they differ in."
             )
         used.append(rows)
-        own = rows[[*on, "finished_at", "value"]].rename(columns={"value": f"value_{place}"})
-        merged = own if merged is None else merged.merge(own.drop(columns="finished_at"), on=on)
-    assert merged is not None
+    merged = side_by_side(used, keys)
     if merged.empty:
         raise NoRows(f"no run holds all of {'; '.join(_describe(side) for side in sides)}; run them in one command")
     # An item that several runs of the same configuration hold counts once, as the newest of them has it.
