@@ -278,7 +278,8 @@ def _finish(out: Path, options: Options, network: StreetNet, seconds: float) -> 
     path = out / f"{options.name}.safetensors"
     with atomic_file(path) as temporary:
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary)
-    log = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
+    path = out / "training_log.jsonl"
+    log = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     card = {
         "name": options.name,
         "width": options.width,
