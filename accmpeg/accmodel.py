@@ -118,8 +118,11 @@ class AccModel(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 hooks.append(module.register_forward_hook(count))
+        was_training = self.training
+        self.eval()
         with torch.inference_mode():
             self.forward(torch.zeros(1, 3, height, width))
+        self.train(was_training)
         for hook in hooks:
             hook.remove()
         return total

@@ -16,19 +16,22 @@ from torch.nn import functional
 from accmpeg.accmodel import AccModel, AccModelSettings
 from accmpeg.api import METHODS, WORKLOADS, Clip, Site, chunks_of, points_of
 from accmpeg.camera_models import SmallDetector
-from accmpeg.dnn import DetectionDnn, SegmentationDnn, images_of
+from accmpeg.dnn import DetectionDnn, SegmentationDnn
 from accmpeg.harness import Settings
 from accmpeg.loop import MeteredLoop
 from accmpeg.methods import open_session
 from accmpeg.upscaler import Upscaler
 from common.errors import DataUnavailable
-from common.metrics.detection import Detections, non_maximum_suppression
+from common.metrics.detection import Detections
+from common.models.vision.interface import Detector, Segmenter
 
 SIDE, STRIDE = 16, 4
 
 
-class SquareDetector:
+class SquareDetector(Detector):
     """Scores every place by how red (class 0) or green (class 1) a square of 16 pixels is; differentiable."""
+
+    name, class_names, threshold, suppression_iou = "squares", ("red", "green"), 0.5, 0.1
 
     def candidates(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, N, 4) and scores (B, N, 2) of all places."""
@@ -41,21 +44,11 @@ class SquareDetector:
         boxes = torch.stack([x, y, x + SIDE, y + SIDE], -1).reshape(-1, 4).float()
         return boxes.expand(len(images_B3HW), -1, -1), scores
 
-    def detect(self, frames: Any, threshold: float) -> list[Detections]:
-        """Squares above a score, one `Detections` per frame."""
-        with torch.inference_mode():
-            boxes, scores = self.candidates(images_of(frames))
-        found = []
-        for box, score in zip(boxes.numpy(), scores.numpy(), strict=True):
-            place, kind = np.nonzero(score > threshold)
-            value = score[place, kind]
-            kept = non_maximum_suppression(box[place], value, 0.1, kind)
-            found.append(Detections(box[place][kept], value[kept], kind[kept]))
-        return found
 
-
-class SquareSegmenter:
+class SquareSegmenter(Segmenter):
     """Background, red and green."""
+
+    name, class_names = "squares", ("background", "red", "green")
 
     def logits(self, images_B3HW: Tensor) -> Tensor:
         """(B, 3, H, W)."""

@@ -118,8 +118,7 @@ class DetectionDnn(Dnn):
     """A detector.
 
     Args:
-        detector: a `common.models.vision` detector: `candidates(images)` gives boxes (B, N, 4) and scores (B, N, K),
-            differentiable; `detect(frames)` gives what it finds.
+        detector: of `common.models.vision`.
         name: of it.
         threshold: score above which a detection counts.
         counted: class numbers that count; None for all.
@@ -158,8 +157,15 @@ class DetectionDnn(Dnn):
         """See `Dnn.object_mask`."""
         return boxes_to_mask(output.boxes, grid)
 
+    def _scores(self, images_B3HW: Tensor) -> Tensor:
+        """Scores of all candidates for the counted classes, (B, N, K), differentiable."""
+        scores_BNK: Tensor = self.detector.candidates(images_B3HW)[1]
+        return scores_BNK if self.counted is None else scores_BNK[:, :, list(self.counted)]
+
     def _candidates(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, N, 4), and scores that are 0 where the detector itself rules a candidate out (no peak, say)."""
         boxes_BN4, scores_BNK = self.detector.candidates(images_B3HW)
+        scores_BNK = scores_BNK.masked_fill(~self.detector.select(scores_BNK, images_B3HW), 0.0)
         return boxes_BN4, scores_BNK if self.counted is None else scores_BNK[:, :, list(self.counted)]
 
     def confidence(self, images_B3HW: Tensor) -> Score:
@@ -169,7 +175,7 @@ class DetectionDnn(Dnn):
         kept = [_peaks(boxes, scores, self.threshold) for boxes, scores in zip(boxes_BN4, scores_BNK, strict=True)]
 
         def score(images: Tensor) -> Tensor:
-            now_BNK = self._candidates(images)[1]
+            now_BNK = self._scores(images)
             return torch.stack([now[n, k].sum() for now, (n, k) in zip(now_BNK, kept, strict=True)])
 
         return score
@@ -186,7 +192,7 @@ class DetectionDnn(Dnn):
         plans = [self._plan(*pair) for pair in zip(truth_boxes, truth_scores, boxes_BN4, scores_BNK, strict=True)]
 
         def score(images: Tensor) -> Tensor:
-            now_BNK = self._candidates(images)[1]
+            now_BNK = self._scores(images)
             return torch.stack([plan.f1(now, self.threshold) for now, plan in zip(now_BNK, plans, strict=True)])
 
         return score
@@ -239,31 +245,25 @@ class SegmentationDnn(Dnn):
     """A segmentation network.
 
     Args:
-        network: a `common.models.vision` segmenter: `logits(images)` gives (B, K, h, w), differentiable.
+        network: a segmentation network of `common.models.vision`.
         name: of it.
-        background: class number that is not of interest.
+        background: class number that is not of interest; None: all are.
     """
 
     task = "segmentation"
     threshold = 0.5
 
-    def __init__(self, network: Any, name: str, background: int = 0) -> None:
-        self.network, self.name, self.background = network, name, background
+    def __init__(self, network: Any, name: str, background: int | None = 0) -> None:
+        self.network, self.name = network, name
+        self.background = -1 if background is None else background  # no class has a number below 0
 
     def _logits(self, images_B3HW: Tensor) -> Tensor:
         logits: Tensor = self.network.logits(images_B3HW)
-        if logits.shape[-2:] != images_B3HW.shape[-2:]:
-            logits = functional.interpolate(logits, images_B3HW.shape[-2:], mode="bilinear", align_corners=False)
         return logits
 
     def run(self, frames: Frames) -> list[Any]:
         """See `Dnn.run`: class maps, (H, W) uint8."""
-        found = []
-        with torch.inference_mode():
-            for start in range(0, len(frames), _BATCH):
-                logits = self._logits(images_of(frames[start : start + _BATCH]))
-                found += list(logits.argmax(1).to(torch.uint8).numpy())
-        return found
+        return list(self.network.segment(frames))
 
     def accuracy(self, output: Any, truth: Any) -> float:
         """Share of the pixels that are not background in either map whose class is the same; 1 if there are none."""
@@ -290,7 +290,7 @@ class SegmentationDnn(Dnn):
     def object_mask(self, output: Any, grid: tuple[int, int]) -> Mask:
         """See `Dnn.object_mask`."""
         rows, columns = grid
-        padded = np.full((rows * MACROBLOCK, columns * MACROBLOCK), self.background, output.dtype)
+        padded = np.full((rows * MACROBLOCK, columns * MACROBLOCK), self.background, np.int16)
         padded[: output.shape[0], : output.shape[1]] = output
         blocks = padded.reshape(rows, MACROBLOCK, columns, MACROBLOCK)
         return np.asarray((blocks != self.background).any((1, 3)))
@@ -307,7 +307,7 @@ class SegmentationDnn(Dnn):
             for frame in frames:
                 probability_KHW = self._logits(images_of(frame[None]))[0].softmax(0)
                 top = probability_KHW.argmax(0).numpy()
-                others = 1 - probability_KHW[self.background].numpy()
+                others = 1 - probability_KHW[self.background].numpy() if self.background >= 0 else np.ones_like(top)
                 pair = []
                 for mask in (others > objectness, top != self.background):
                     _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))

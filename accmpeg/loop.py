@@ -127,6 +127,10 @@ class MeteredLoop:
         preset: of the encoders.
         start_s: virtual time at which the chunk is complete on the camera.
         result_bytes: size of the DNN's result, which goes back.
+
+    Attributes:
+        ledger: what it cost so far.
+        uploads: what was sent, and the quantisers asked for, in order.
     """
 
     def __init__(
@@ -144,6 +148,7 @@ class MeteredLoop:
         self._start_s = start_s
         self._result_bytes = result_bytes
         self.ledger = Ledger()
+        self.uploads: list[tuple[EncodedVideo, int | QpMap]] = []
 
     def _timed(self, part: str, run: Callable[[], Result]) -> Result:
         begin_s = self._clock()
@@ -184,6 +189,7 @@ class MeteredLoop:
         self.ledger.add("network", arrival_s - self._now_s)
         self._now_s = arrival_s
         received = self._timed("decode", lambda: decode(encoded))
+        self.uploads.append((encoded, qp))
         ledger = self.ledger
         ledger.num_bytes += encoded.num_bytes
         share = 0.0 if np.ndim(qp) == 0 else float(np.mean(np.asarray(qp) < np.max(qp)))
