@@ -429,7 +429,7 @@ class Writer:
         labels: set[tuple[str, str]] = set()
         while len(labels) < num_sentences:
             labels.add((self.draw.one(words.ADJECTIVES), self.draw.one(words.NOUNS)))
-        for adjective, noun in sorted(labels, key=lambda _: self.draw.uniform()):
+        for adjective, noun in sorted(sorted(labels), key=lambda _: self.draw.uniform()):
             self.state("line", f"{adjective} {noun}", "value", str(self.draw.integer(10, 100)))
         return self.take()
 
