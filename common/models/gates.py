@@ -4,8 +4,8 @@
     python -m common.models.gates size=small gate=c       one gate
     python -m common.models.gates size=small write=true   also write gates.json beside the weights
 
-Options: size=small|base, path=FOLDER (instead of size), gate=all|a|b|c|d|scores, num_items=200, seed=1000,
-threads=1, write=false.
+Options: size=small|base, path=FOLDER (instead of size), gate=all|a|b|c|d|scores|parts, num_items=200 (of each gate),
+score_items=48 (of each cell of the scores), seed=1000, threads=1, write=false.
 
     a  full prefill answers its in-context families: at least 95 % on held-out wordings
     b  full reuse of per-chunk KV (the better of with and without BOS) is far below that on references across chunks,
@@ -13,6 +13,9 @@ threads=1, write=false.
     c  giving the reused KV the true KV of the sentence that states the answer (and of nothing else) restores the answer;
        the same number of other tokens does not
     d  a chunk that is read alone is nothing unusual: its language-model loss is close to that of a first chunk in place
+
+    scores  accuracy after full prefill by family, split and context length; ROUGE-L of summaries
+    parts   answers of a reader who is shown one chunk of the context: the gold answer where the chunk states it, else "unknown"
 
 "Right" means that greedy decoding yields exactly the gold answer. All items are of the split "test": unseen texts in held-out
 wordings. The thresholds are constants of this module, set before any model was measured with it.
@@ -27,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from common.data.synthetic import FAMILIES, Annotated, annotate, generate
+from common.data.synthetic.scenes import read
 from common.errors import ConfigError, DataUnavailable
 from common.rng import for_component
 
@@ -51,6 +55,7 @@ class Options:
     path: str = ""
     gate: str = "all"
     num_items: int = 200
+    score_items: int = 48
     seed: int = 1000
     threads: int = 1
     write: bool = False
@@ -192,7 +197,7 @@ def scores(model: Any, tokenizer: Any, num_items: int, seed: int) -> dict[str, A
 
     The two longest contexts are measured on a quarter of the items: they cost most.
     """
-    from common.models.gates_scoring import answered_right, prompt_of
+    from common.models.gates_scoring import answered_right, prompt_of, rouge_l
 
     table: dict[str, Any] = {}
     for family in FAMILIES:
@@ -209,6 +214,8 @@ def scores(model: Any, tokenizer: Any, num_items: int, seed: int) -> dict[str, A
                     "items": count,
                     "mean_context_tokens": round(tokens),
                 }
+                if items[0].metric == "rouge_l" and num_chunks <= 6:
+                    row["rouge_l"] = round(rouge_l(model, tokenizer, items), 3)
                 if num_chunks == 6 and split == "test":
                     by_variant: dict[str, list[bool]] = {}
                     for item, ok in zip(items, right, strict=True):
@@ -216,6 +223,36 @@ def scores(model: Any, tokenizer: Any, num_items: int, seed: int) -> dict[str, A
                     row["variants"] = {name: round(_share(oks), 3) for name, oks in sorted(by_variant.items())}
                 table[family][f"{split}_{num_chunks}_chunks"] = row
     return {"num_items": num_items, "seed": seed, "families": table}
+
+
+def parts(model: Any, tokenizer: Any, num_items: int, seed: int) -> dict[str, Any]:
+    """A reader of one chunk: accuracy where the chunk holds the whole answer, and where it does not ("unknown" is right)."""
+    from common.models.gates_scoring import answered_right, prompt_of
+    from common.models.training_data import asked_of_a_part
+
+    rng = for_component(seed, "parts")
+    table: dict[str, Any] = {}
+    for family in ("single_fact", "coreference", "multi_hop", "comparison", "quarterly_figures", "who_said_what"):
+        prompts: dict[str, list[Any]] = {"stated": [], "unknown": []}
+        for one in annotate(family, "test", seed, num_items, **_CONTEXT):
+            evidence = one.item.evidence
+            others = [i for i in range(len(one.chunks)) if i not in evidence]
+            shown = [int(rng.choice(evidence))] + ([int(rng.choice(others))] if others else [])
+            for index in shown:
+                facts = read([one.chunks[index]])
+                known = {(fact.subject, fact.attribute, fact.detail): fact.value for fact in facts}
+                asked = asked_of_a_part(one.question, known)
+                if asked is not None:
+                    item = dataclasses.replace(
+                        one.item, chunks=(one.item.chunks[index],), answers=(asked.answer,), evidence=()
+                    )
+                    kind = "unknown" if asked.family == "unanswerable" else "stated"
+                    prompts[kind].append(prompt_of(tokenizer, item))
+        table[family] = {
+            kind: {"accuracy": round(_share(answered_right(model, rows)), 3), "items": len(rows)}
+            for kind, rows in prompts.items()
+        }
+    return {"seed": seed, "families": table}
 
 
 GATES = {"a": gate_a, "b": gate_b, "c": gate_c, "d": gate_d}
@@ -228,16 +265,17 @@ def main(arguments: list[str]) -> int:
     from common.models.train import parse_options
 
     options: Options = parse_options(arguments, Options)
-    wanted = [*GATES, "scores"] if options.gate == "all" else [options.gate]
-    if options.gate not in ("all", "scores", *GATES):
-        raise ConfigError(f"gate={options.gate!r} is not a gate. Choose one of all, a, b, c, d, scores.")
+    measures: dict[str, Any] = {**GATES, "scores": scores, "parts": parts}
+    wanted = list(measures) if options.gate == "all" else [options.gate]
+    if options.gate not in ("all", *measures):
+        raise ConfigError(f"gate={options.gate!r} is not a gate. Choose one of all, {', '.join(measures)}.")
     torch.set_num_threads(options.threads)
     model, tokenizer = load_bundled(options.size, options.path)
     results: dict[str, Any] = {}
     folder = Path(options.path) if options.path else BUNDLED / options.size
     for name in wanted:
-        measure = scores if name == "scores" else GATES[name]
-        results[name] = measure(model, tokenizer, options.num_items, options.seed)
+        count = options.score_items if name == "scores" else options.num_items
+        results[name] = measures[name](model, tokenizer, count, options.seed)
         print(json.dumps({name: results[name]}), flush=True)
         if options.write:
             stored = folder / "gates.json"

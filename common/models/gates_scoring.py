@@ -85,6 +85,21 @@ def answered_right(model: Any, prompts: Sequence[Prompt], batch_tokens: int = 16
     return right
 
 
+def rouge_l(model: Any, tokenizer: Any, items: Sequence[QAItem]) -> float:
+    """Mean ROUGE-L of greedily generated answers."""
+    import torch
+
+    from common.metrics import metric
+
+    score = metric("rouge_l")
+    values = []
+    for item in items:
+        ids = torch.tensor([prompt_format.encode_prompt(tokenizer, item.chunks, item.question)], device=model.device)
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=item.max_answer_tokens)
+        values.append(score(prompt_format.decode_answer(tokenizer, out[0, ids.shape[1] :].tolist()), item.answers))
+    return sum(values) / len(values)
+
+
 def full_kv(model: Any, prompt: Prompt) -> list[tuple[Any, Any]]:
     """KV of BOS and all chunks by ordinary prefill: for each layer, keys and values (1, H, T, D)."""
     import torch

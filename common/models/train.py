@@ -4,12 +4,14 @@
     python -m common.models.train size=small out=runs/small resume=true
 
 Options: size=tiny|small|base, out=FOLDER, seed=0, device=auto|cpu|cuda, threads=1, resume=false, max_seconds=0 (0: no limit),
-start_from=FOLDER (a trained smaller model to grow from; the sizes that need one say so), save_every=100.
+start_from=FOLDER (a trained smaller model to grow from; the sizes that need one say so), first_stage=NAME (with start_from: go on
+training those weights from this stage), save_every=100.
 
     random sequences, said again and again     until copying heads have formed
     short texts, everything by name            until single facts are found
     longer texts, references, disorder         until references across chunks are followed
-    full mix                                   long contexts, learning rate falls to zero
+    full mix                                   longer contexts, learning rate falls to zero
+    broad, cool, instructed                    once more from full rate: references, lone chunks, long contexts, instructions
 
 Each stage ends when its goal is met or its steps are used up. The folder then holds the model as `save_pretrained` writes it,
 its tokenizer, `training_log.jsonl` (a line every 25 steps), `training_curves.png`, and `training.json` (settings, wall time,
@@ -39,6 +41,8 @@ from common.rng import for_component, seed_for
 # B rows, T tokens, H heads, D head dim
 
 _WINDOW = 25
+# Number of the first step when training starts from stored weights at a later stage: data differ from those of earlier steps.
+_FIRST_STEP_OF_A_LATER_STAGE = 100_000
 
 # Always this one: training a tokenizer anew gives the same words other ids, and a resumed or grown model would not fit it.
 BUNDLED_TOKENIZER = Path(__file__).parent / "bundled" / "small"
@@ -53,6 +57,20 @@ _DOCUMENTS = {
     "stock": 1.0,
     "register": 2.0,
     "chat": 0.6,
+}
+# Heavier where the first training was weak.
+_FAMILIES_AGAIN = {
+    "single_fact": 3.0,
+    "coreference": 12.0,
+    "multi_hop": 3.5,
+    "comparison": 2.0,
+    "quarterly_figures": 2.5,
+    "who_said_what": 2.5,
+    "query_summary": 1.0,
+    "arithmetic": 1.5,
+    "line_retrieval": 2.0,
+    "topic_retrieval": 1.0,
+    "unanswerable": 0.7,
 }
 _FAMILIES = {
     "single_fact": 4.0,
@@ -83,6 +101,7 @@ class Stage:
         layers: how many layers the model has in this stage, 0 for all; it grows when a stage wants more (`growth.py`). Copying
             and binding are found as fast, per step, by four layers as by eight, and a step costs half.
         text_rate: share of the context's positions that enter the language-model loss, which weighs `text_weight`.
+        is_fresh: the optimizers forget what came before; with the first steps' warm-up, the same as going on from stored weights.
     """
 
     name: str
@@ -95,6 +114,7 @@ class Stage:
     layers: int = 0
     text_rate: float = 0.15
     text_weight: float = 0.3
+    is_fresh: bool = False
 
 
 _ROPE = {
@@ -154,6 +174,31 @@ def _words_only(asked: float, restated: float, num_pairs: tuple[int, int], num_w
     return _mix(0.0, (1, 1), (2, 3), 0.0, 0.0, num_questions=8, pair_rate=asked, restate_rate=restated, **sizes)
 
 
+def _again(broad: int, cool: int, instructed: int) -> tuple[Stage, ...]:
+    """Training goes on, at full rate and then down to zero, on a mix that weighs what was weak; at last with instructions."""
+    mix = _mix(
+        0.01,
+        (1, 9),
+        (1, 5),
+        0.7,
+        0.2,
+        roll_rate=0.03,
+        num_pairs=(4, 24),
+        family_weights=_FAMILIES_AGAIN,
+        is_distinct=True,
+        lone_rate=0.12,
+        long_rate=0.12,
+        absent_rate=0.2,
+        num_questions=10,
+    )
+    told = dataclasses.replace(mix, instruction_rate=0.5)
+    return (
+        Stage("broad", mix, broad, 4096, is_fresh=True),
+        Stage("cool", mix, cool, 4096, final_rate=0.0),
+        Stage("instructed", told, instructed, 4096, rate=0.25, final_rate=0.0, is_fresh=True),
+    )
+
+
 def _curriculum(long: int, final: int) -> tuple[Stage, ...]:
     # What decides whether the heads that match and copy form at all is the number of different words: with 16 they form
     # within 200 steps and then extend to all words, with 200 from the start nothing has happened after 700. Questions with
@@ -198,6 +243,7 @@ def _curriculum(long: int, final: int) -> tuple[Stage, ...]:
         Stage("names", names, 700, 3072, ("single_fact", 0.93), layers=4),
         Stage("references", references, long, 3072, ("coreference", 0.93)),
         Stage("full", full, final, 4096, rate=0.8, final_rate=0.0),
+        *_again(900, 450, 150),
     )
 
 
@@ -207,15 +253,8 @@ SHAPES: dict[str, Shape] = {
         64, 2, 2, 1, 128, (Stage("repeat_16", _words_only(0.0, 1.0, (2, 2), 16), 600, 1024, ("restated", 0.95)),)
     ),
     "small": Shape(128, 8, 4, 2, 256, _curriculum(1000, 900)),
-    "base": Shape(
-        256,
-        12,
-        8,
-        2,
-        512,
-        (dataclasses.replace(_curriculum(0, 450)[-1], rate=0.5),),
-        grows_from="small",
-    ),
+    # Twice as wide as `small` and as deep: a step costs about twice as much, one of twelve layers three times.
+    "base": Shape(256, 8, 8, 2, 640, _again(400, 300, 100), grows_from="small"),
 }
 
 
@@ -231,6 +270,7 @@ class Options:
     resume: bool = False
     max_seconds: float = 0.0
     start_from: str = ""
+    first_stage: str = ""
     save_every: int = 100
 
 
@@ -310,29 +350,77 @@ def build_model(shape: Shape, vocab_size: int, seed: int, layers: int = 0) -> An
     return model
 
 
-_CAUSAL: dict[tuple[int, int, Any], Any] = {}
+_ATTENTION_BLOCK = 64
+
+
+def _attention_class() -> Any:
+    """Causal attention in blocks of queries, as an autograd function of its own (torch is imported only where it is needed).
+
+    On a CPU the backward pass of sdpa in bf16 is several times slower than these batched products, and a product over all pairs
+    computes the half above the diagonal for nothing.
+    """
+    import torch
+
+    class BlockCausal(torch.autograd.Function):
+        # N rows x KV heads, G query heads per KV head, T tokens, D head dim, B queries of a block, S = G x B
+        @staticmethod
+        def forward(context: Any, query_NGTD: Any, key_NTD: Any, value_NTD: Any) -> Any:
+            N, G, T, D = query_NGTD.shape
+            out_NGTD = torch.empty_like(query_NGTD)
+            weights = []
+            upper = torch.full((_ATTENTION_BLOCK, _ATTENTION_BLOCK), float("-inf"), device=query_NGTD.device).triu(1)
+            upper = upper.to(query_NGTD.dtype)
+            for start in range(0, T, _ATTENTION_BLOCK):
+                stop = min(start + _ATTENTION_BLOCK, T)
+                query_NSD = query_NGTD[:, :, start:stop].reshape(N, -1, D)
+                scores_NST = query_NSD @ key_NTD[:, :stop].transpose(1, 2)
+                size = stop - start
+                scores_NST.view(N, G, size, stop)[..., start:].add_(upper[:size, :size])
+                weight_NST = torch.softmax(scores_NST, -1)
+                out_NGTD[:, :, start:stop] = (weight_NST @ value_NTD[:, :stop]).view(N, G, size, D)
+                weights.append(weight_NST)
+            context.save_for_backward(query_NGTD, key_NTD, value_NTD, *weights)
+            return out_NGTD
+
+        @staticmethod
+        def backward(context: Any, *gradients: Any) -> Any:
+            (grad_NGTD,) = gradients
+            query_NGTD, key_NTD, value_NTD, *weights = context.saved_tensors
+            N, G, T, D = query_NGTD.shape
+            grad_query = torch.empty_like(query_NGTD)
+            # Sums over blocks are kept in fp32.
+            grad_key = torch.zeros(key_NTD.shape, dtype=torch.float32, device=key_NTD.device)
+            grad_value = torch.zeros_like(grad_key)
+            for weight_NST, start in zip(weights, range(0, T, _ATTENTION_BLOCK), strict=True):
+                stop = min(start + _ATTENTION_BLOCK, T)
+                grad_NSD = grad_NGTD[:, :, start:stop].reshape(N, -1, D)
+                query_NSD = query_NGTD[:, :, start:stop].reshape(N, -1, D)
+                grad_value[:, :stop] += weight_NST.transpose(1, 2) @ grad_NSD
+                grad_weight = grad_NSD @ value_NTD[:, :stop].transpose(1, 2)
+                grad_scores = torch._softmax_backward_data(grad_weight, weight_NST, -1, weight_NST.dtype)
+                grad_query[:, :, start:stop] = (grad_scores @ key_NTD[:, :stop]).view(N, G, stop - start, D)
+                grad_key[:, :stop] += grad_scores.transpose(1, 2) @ query_NSD
+            return grad_query, grad_key.to(key_NTD.dtype), grad_value.to(value_NTD.dtype)
+
+    return BlockCausal
+
+
+_ATTENTION: list[Any] = []
 
 
 def _batched_attention(
     module: Any, query_BHTD: Any, key_BHTD: Any, value_BHTD: Any, attention_mask: Any, scaling: float, **_: Any
 ) -> tuple[Any, None]:
-    """Causal attention by two batched products: on a CPU its backward pass in bf16 is about three times faster than sdpa's."""
-    import torch
-
+    """transformers' attention interface over `_attention_class`: causal, no padding mask."""
+    if not _ATTENTION:
+        _ATTENTION.append(_attention_class())
     B, H, T, D = query_BHTD.shape
     num_kv = key_BHTD.shape[1]
-    groups = H // num_kv
-    known = (T, groups, query_BHTD.dtype)
-    if known not in _CAUSAL:
-        if len(_CAUSAL) > 64:
-            _CAUSAL.clear()
-        _CAUSAL[known] = torch.full((T, T), float("-inf")).triu(1).to(query_BHTD.dtype).repeat(groups, 1).unsqueeze(0)
-    # The query heads of a group share their keys: stack them along the query axis instead of copying the keys.
-    query = query_BHTD.reshape(B * num_kv, groups * T, D)
+    # The query heads of a group share their keys: they are stacked along the query axis instead of copying the keys.
+    query = (query_BHTD * scaling).reshape(B * num_kv, H // num_kv, T, D)
     key = key_BHTD.reshape(B * num_kv, T, D)
     value = value_BHTD.reshape(B * num_kv, T, D)
-    scores = torch.baddbmm(_CAUSAL[known].expand(B * num_kv, groups * T, T), query, key.transpose(1, 2), alpha=scaling)
-    mixed = torch.softmax(scores, -1) @ value
+    mixed = _ATTENTION[0].apply(query, key, value)
     return mixed.reshape(B, H, T, D).transpose(1, 2), None
 
 
@@ -385,7 +473,10 @@ class Trainer:
         """Grow the model if the current stage wants more layers than it has."""
         from common.models.growth import grow
 
-        wanted = self.shape.stages[self.stage].layers or self.shape.layers
+        stage = self.shape.stages[self.stage]
+        if stage.is_fresh and self.stage_step == 0:
+            self.adopt(self.master)
+        wanted = stage.layers or self.shape.layers
         config = self.master.config
         if config.num_hidden_layers < wanted:
             fresh = build_model(self.shape, config.vocab_size, self.seed + wanted, wanted)
@@ -549,6 +640,15 @@ def train(options: Options) -> Mapping[str, Any]:
         model = build_model(shape, -(-len(tokenizer) // 64) * 64, options.seed, shape.stages[0].layers)
     encoder = Encoder(tokenizer)
     trainer = Trainer(shape, model, encoder, options.seed, device)
+    if options.first_stage:
+        names = [stage.name for stage in shape.stages]
+        if options.first_stage not in names or not options.start_from:
+            raise ConfigError(
+                f"first_stage={options.first_stage!r} needs start_from=FOLDER and one of the stages {', '.join(names)}."
+            )
+        trainer.stage = names.index(options.first_stage)
+        # A stream of data of its own: the steps before this stage are not counted.
+        trainer.step = _FIRST_STEP_OF_A_LATER_STAGE
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "training_state.safetensors"
@@ -559,6 +659,8 @@ def train(options: Options) -> Mapping[str, Any]:
     kept = []
     if options.resume and log_path.exists():
         kept = [line for line in log_path.read_text().splitlines() if json.loads(line)["step"] <= trainer.step]
+    elif options.first_stage:
+        kept = _stored_log(Path(options.start_from))
     log_path.write_text("".join(line + "\n" for line in kept))
     start_s, seconds_before = time.monotonic(), trainer.seconds
     with log_path.open("a") as log, contextlib.suppress(KeyboardInterrupt):
@@ -570,15 +672,30 @@ def train(options: Options) -> Mapping[str, Any]:
         "shape": {key: value for key, value in dataclasses.asdict(shape).items() if key != "stages"},
         "stages": [dataclasses.asdict(stage) for stage in shape.stages],
         "parameters": sum(p.numel() for p in trainer.master.parameters()),
-        "steps": trainer.step,
+        "steps": trainer.step - (_FIRST_STEP_OF_A_LATER_STAGE if options.first_stage else 0),
         "tokens": trainer.tokens,
         "wall_s": round(trainer.seconds, 1),
         "goals": trainer.goals,
         "machine": {"processor": _processor(), "python": platform.python_version(), "torch": torch.__version__},
+        "before": _runs_before(options),
     }
     (out / "training.json").write_text(json.dumps(report, indent=1) + "\n")
     draw_curves(out)
     return report
+
+
+def _stored_log(folder: Path) -> list[str]:
+    path = folder / "training_log.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _runs_before(options: Options) -> list[dict[str, Any]]:
+    """The records of the runs that made the weights this one started from, oldest first."""
+    path = Path(options.start_from) / "training.json"
+    if not options.start_from or not path.exists():
+        return []
+    last = json.loads(path.read_text())
+    return [*last.pop("before", []), last]
 
 
 def _run_stages(
@@ -651,6 +768,13 @@ def draw_curves(folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     rows = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    if not rows:  # stopped before the first line was due
+        return
+    # A run that goes on from stored weights counts its tokens from zero.
+    offset, last = 0, 0
+    for row in rows:
+        offset, last = offset + (last if row["tokens"] < last else 0), row["tokens"]
+        row["tokens"] += offset
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
     for key, label in (("answer_loss", "answers"), ("text_loss", "context (sampled)")):
         axes[0].plot([row["tokens"] / 1e6 for row in rows], [row[key] for row in rows], label=label, linewidth=0.8)

@@ -13,6 +13,7 @@ import numpy as np
 from common.data.synthetic import compose, words
 from common.data.synthetic.families import Asker, Question
 from common.data.synthetic.scenes import Chunk, Draw, Writer, chunk_text, kind_of_person, read
+from common.data.synthetic.templates import UNKNOWN
 from common.models import prompt_format
 from common.rng import for_component
 
@@ -44,6 +45,12 @@ class Mix:
         family_weights: relative frequency of the families where a context offers them.
         document_weights: relative frequency of a row's main kind of document.
         distractors: "mixed" or "same"; see `common.data.synthetic.compose`.
+        is_distinct: a row asks nothing twice (a question that was answered in the row already is answered by copying).
+        lone_rate: share of batches whose rows show a single chunk of a longer text, with half as many questions.
+        long_rate, long_chunks: share of batches with so many chunks instead of `num_chunks`, and twice as many questions.
+        absent_rate: where a row leaves chunks out, the share of questions about the whole text; what the chunks shown do not say
+            is answered with "unknown".
+        instruction_rate: share of question rows that open with one of `INSTRUCTIONS`, as a chunk of its own.
     """
 
     copy_rate: float
@@ -64,6 +71,12 @@ class Mix:
     num_words: int = 1_000_000
     gap: tuple[int, int] = (0, 0)
     num_rolls: int = 100
+    is_distinct: bool = False
+    lone_rate: float = 0.0
+    long_rate: float = 0.0
+    long_chunks: tuple[int, int] = (9, 24)
+    absent_rate: float = 0.0
+    instruction_rate: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +97,18 @@ class Batch:
     families: list[list[str]]
     spans: list[list[tuple[int, int]]]
 
+
+INSTRUCTIONS = (
+    "Answer the questions about the text below.",
+    "Read the text and answer with a few words.",
+    "Use only what the following chunks say.",
+    "Below are some notes. Answer from them alone.",
+    "Reply briefly, and say unknown where the text does not tell.",
+    "Here is a text in parts. Give short answers.",
+    "Answer each query with the words of the passages.",
+    "You are given documents. Respond to what is asked about them.",
+)
+"""What may stand before the chunks. LLMSteer's two prompts are not among them: they are held out."""
 
 # Words that stand between a subject and a value in many sentences.
 _SMALL_WORDS = "is has in a the by of as for to was at and works lives likes makes"
@@ -139,20 +164,45 @@ def _weighted(draw: Draw, weights: Mapping[str, float], available: Sequence[str]
     return usable[-1]
 
 
-def _context(draw: Draw, mix: Mix, split: str, num_chunks: int, chunk_sentences: int) -> list[Chunk]:
+def _context(draw: Draw, mix: Mix, split: str, layout: "_Layout") -> tuple[list[Chunk], list[Chunk]]:
+    """A text, and the chunks of it that are shown."""
     kind = _weighted(draw, mix.document_weights, list(mix.document_weights))
     chunks = compose(
         draw,
         split,
         (kind,),
-        num_chunks,
-        chunk_sentences,
+        layout.num_chunks,
+        layout.chunk_sentences,
         reference_rate=mix.reference_rate,
         distractors=mix.distractors,
     )
+    if layout.is_lone:
+        return chunks, [draw.one(chunks)]
     if draw.chance(mix.disorder_rate):
-        return draw.some(chunks, draw.integer(1, len(chunks) + 1))
-    return chunks
+        return chunks, draw.some(chunks, draw.integer(1, len(chunks) + 1))
+    return chunks, chunks
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What all rows of a batch have in common, so that little is wasted on padding."""
+
+    num_chunks: int
+    chunk_sentences: int
+    num_questions: int
+    is_lone: bool
+
+
+def _layout(draw: Draw, mix: Mix) -> _Layout:
+    is_lone = mix.lone_rate > 0.0 and draw.chance(mix.lone_rate)
+    is_long = not is_lone and mix.long_rate > 0.0 and draw.chance(mix.long_rate)
+    low, high = mix.long_chunks if is_long else mix.num_chunks
+    return _Layout(
+        draw.integer(low, high + 1),
+        draw.integer(mix.chunk_sentences[0], mix.chunk_sentences[1] + 1),
+        mix.num_questions * 2 if is_long else mix.num_questions // 2 if is_lone else mix.num_questions,
+        is_lone,
+    )
 
 
 def make_batch(encoder: Encoder, rng: np.random.Generator, mix: Mix, batch_tokens: int, text_rate: float) -> Batch:
@@ -172,8 +222,7 @@ def make_batch(encoder: Encoder, rng: np.random.Generator, mix: Mix, batch_token
     context_lengths: list[int] = []
     longest = 0
     point = draw.uniform()
-    num_chunks = draw.integer(mix.num_chunks[0], mix.num_chunks[1] + 1)
-    chunk_sentences = draw.integer(mix.chunk_sentences[0], mix.chunk_sentences[1] + 1)
+    layout = _layout(draw, mix)
     while True:
         if point < mix.copy_rate:
             row, row_spans, row_families, context = _copy_row(encoder, draw, rng, mix)
@@ -184,7 +233,7 @@ def make_batch(encoder: Encoder, rng: np.random.Generator, mix: Mix, batch_token
         elif point < mix.copy_rate + mix.pair_rate + mix.restate_rate + mix.roll_rate:
             row, row_spans, row_families, context = _roll_row(encoder, draw, mix)
         else:
-            row, row_spans, row_families, context = _question_row(encoder, draw, mix, num_chunks, chunk_sentences)
+            row, row_spans, row_families, context = _question_row(encoder, draw, mix, layout)
         if rows and max(longest, len(row)) * (len(rows) + 1) > batch_tokens:
             break
         longest = max(longest, len(row))
@@ -316,22 +365,103 @@ def _roll_row(encoder: Encoder, draw: Draw, mix: Mix) -> _Row:
     return row, row_spans, families, context
 
 
-def _question_row(encoder: Encoder, draw: Draw, mix: Mix, num_chunks: int, chunk_sentences: int) -> _Row:
+# Families whose questions a reader of some of the chunks can be asked: what the text says elsewhere is unknown to him.
+# (Answers of the others change with what is shown: an order, an overview, a sum.)
+_ABSENT_FAMILIES = (
+    "single_fact",
+    "coreference",
+    "multi_hop",
+    "comparison",
+    "quarterly_figures",
+    "who_said_what",
+    "line_retrieval",
+)
+
+
+def asked_of_a_part(question: Question, known: Mapping[tuple[str, str, str], str]) -> Question | None:
+    """A question about a text as asked of a reader who was shown a part of it.
+
+    Args:
+        question: asked about the whole text.
+        known: value of each (subject, attribute, detail) that the part states.
+
+    Returns:
+        The question itself if the part states all that its answer rests on; the same with the answer "unknown", in the family
+        "unanswerable", if something is missing; None where the part reads otherwise than the whole (a reference whose antecedent
+        is not shown may mean somebody else).
+    """
+    values = [known.get((fact.subject, fact.attribute, fact.detail)) for fact in question.facts]
+    if any(value is not None and value != fact.value for value, fact in zip(values, question.facts, strict=True)):
+        return None
+    if None not in values:
+        return question
+    return dataclasses.replace(question, family="unanswerable", answer=UNKNOWN)
+
+
+class _Questions:
+    """Hands out a row's questions, by the weights of the families."""
+
+    def __init__(self, draw: Draw, mix: Mix, offered: Mapping[str, Sequence[Any]]) -> None:
+        self._draw = draw
+        self._mix = mix
+        self._offered = {
+            family: draw.some(thunks, len(thunks)) if mix.is_distinct else list(thunks)
+            for family, thunks in offered.items()
+            if thunks and mix.family_weights.get(family, 0.0) > 0.0
+        }
+
+    def next(self) -> Question | None:
+        """One more question, or None if there is none left."""
+        if not self._offered:
+            return None
+        family = _weighted(self._draw, self._mix.family_weights, list(self._offered))
+        thunks = self._offered[family]
+        if not self._mix.is_distinct:
+            question: Question = self._draw.one(thunks)()
+            return question
+        question = thunks.pop()()
+        if not thunks:
+            del self._offered[family]
+        return question
+
+
+def _question_row(encoder: Encoder, draw: Draw, mix: Mix, layout: _Layout) -> _Row:
     asker = Asker(draw, "train")
     while True:
-        chunks = _context(draw, mix, "train", num_chunks, chunk_sentences)
-        offered = {family: thunks for family, thunks in asker.all(read(chunks)).items() if thunks}
-        if any(mix.family_weights.get(family, 0.0) > 0.0 for family in offered):
+        whole, chunks = _context(draw, mix, "train", layout)
+        facts = read(chunks)
+        questions = _Questions(draw, mix, asker.all(facts))
+        absent = None
+        if mix.absent_rate and len(chunks) < len(whole):
+            elsewhere = asker.all(read(whole))
+            absent = _Questions(draw, mix, {family: elsewhere[family] for family in _ABSENT_FAMILIES})
+        known = {(fact.subject, fact.attribute, fact.detail): fact.value for fact in facts}
+        contradicted = {(fact.subject, fact.attribute, fact.detail) for fact in facts if fact.is_contradicted}
+        chosen: list[Question] = []
+        for _ in range(layout.num_questions):
+            question = None
+            if absent is not None and draw.chance(mix.absent_rate):
+                question = absent.next()
+                if question is not None:
+                    if any((fact.subject, fact.attribute, fact.detail) in contradicted for fact in question.facts):
+                        continue
+                    question = asked_of_a_part(question, known)
+            else:
+                question = questions.next()
+            if question is not None:
+                chosen.append(question)
+        if chosen:
             break
     row = [encoder.bos]
+    if mix.instruction_rate and draw.chance(mix.instruction_rate):
+        row += [*encoder.text(draw.one(INSTRUCTIONS)), encoder.sep]
     for chunk in chunks:
         row += encoder.text(chunk_text(chunk))
         row.append(encoder.sep)
     context = len(row)
     row_spans: list[tuple[int, int]] = []
     row_families: list[str] = []
-    for _ in range(mix.num_questions):
-        question: Question = draw.one(offered[_weighted(draw, mix.family_weights, list(offered))])()
+    for question in chosen:
         row += [encoder.question, *encoder.text(question.text), encoder.answer]
         start = len(row) - 1
         row += [*encoder.text(question.answer), encoder.eos]

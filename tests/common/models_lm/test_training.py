@@ -1,5 +1,6 @@
 """Training: the command's options, resuming, and that training learns."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 
 from common.errors import ConfigError
 from common.models import train as training
+from common.models import training_data
+from common.models.gates import BUNDLED
 from common.models.training_data import Encoder, make_batch
 from common.rng import for_component
 
@@ -14,8 +17,6 @@ from common.rng import for_component
 @pytest.fixture(scope="module")
 def encoder():
     from transformers import AutoTokenizer
-
-    from common.models.gates import BUNDLED
 
     return Encoder(AutoTokenizer.from_pretrained(BUNDLED / "small"))
 
@@ -86,6 +87,72 @@ def test_pairs_are_answered_by_what_was_stated(encoder):
                 assert stated[ids[asked]] == ids[start + 1], family
 
 
+def _fact(subject, attribute, value):
+    from common.data.synthetic.scenes import Fact
+
+    return Fact("woman", subject, attribute, "", value, (0,), 0, 0, False)
+
+
+def test_what_a_part_does_not_say_is_unknown():
+    from common.data.items import QueryProfile
+    from common.data.synthetic.families import Question
+
+    chain = (_fact("Anna", "employer", "Norvex"), _fact("Norvex", "base", "Kelby"))
+    question = Question("multi_hop", "2", "Where?", "Kelby", (0, 1), QueryProfile(True, True, 2, (4, 12)), chain)
+    whole = {("Anna", "employer", ""): "Norvex", ("Norvex", "base", ""): "Kelby"}
+    assert training_data.asked_of_a_part(question, whole) == question
+    part = training_data.asked_of_a_part(question, {("Anna", "employer", ""): "Norvex", ("Anna", "home", ""): "Yarm"})
+    assert (part.answer, part.family, part.text) == ("unknown", "unanswerable", "Where?")
+    # Shown otherwise than in the whole text: neither answer would be fair.
+    assert training_data.asked_of_a_part(question, whole | {("Norvex", "base", ""): "Yarm"}) is None
+
+
+def test_unknown_is_the_answer_only_where_the_shown_chunks_do_not_say(encoder):
+    """Oracle: look every single-fact question of the last stage up in the row's own text."""
+    stage = training.SHAPES["small"].stages[-1]
+    mix = dataclasses.replace(
+        stage.mix, roll_rate=0.0, copy_rate=0.0, lone_rate=1.0, reference_rate=0.0, absent_rate=0.7
+    )
+    tokenizer = encoder._tokenizer
+    answered = unknown = 0
+    for step in range(4):
+        batch = make_batch(encoder, for_component(2, "test", step), mix, 2048, 0.0)
+        for ids, families, spans in zip(batch.ids_BT.tolist(), batch.families, batch.spans, strict=True):
+            assert families.count("copy") == 0
+            context = tokenizer.decode(ids[: ids.index(encoder.question)])
+            instructed = any(context.startswith(f"<bos> {text}") for text in training_data.INSTRUCTIONS)
+            assert context.count("<sep>") == 1 + instructed
+            for family, (start, end) in zip(families, spans, strict=True):
+                answer = tokenizer.decode(ids[start + 1 : end])
+                if family == "single_fact":
+                    answered += 1
+                    assert answer in context
+                elif family == "unanswerable":
+                    unknown += 1
+                    assert answer.strip() == "unknown"
+    assert answered > 20
+    assert unknown > 20
+
+
+def test_a_row_asks_nothing_twice(encoder):
+    mix = dataclasses.replace(training.SHAPES["small"].stages[-1].mix, roll_rate=0.0, copy_rate=0.0, absent_rate=0.0)
+    for step in range(4):
+        batch = make_batch(encoder, for_component(3, "test", step), mix, 2048, 0.0)
+        for ids, spans in zip(batch.ids_BT.tolist(), batch.spans, strict=True):
+            starts = [max(i for i in range(start) if ids[i] == encoder.question) for start, _ in spans]
+            asked = [tuple(ids[one:start]) for one, (start, _) in zip(starts, spans, strict=True)]
+            assert len(asked) == len(set(asked))
+
+
+def test_a_later_stage_needs_weights_and_a_name(tmp_path):
+    with pytest.raises(ConfigError, match="start_from"):
+        training.train(training.Options(size="small", out=str(tmp_path), first_stage="broad"))
+    with pytest.raises(ConfigError, match="broad, cool, instructed"):
+        training.train(
+            training.Options(size="small", out=str(tmp_path), first_stage="borad", start_from=str(BUNDLED / "small"))
+        )
+
+
 def _final(path):
     return [json.loads(line) for line in (path / "training_log.jsonl").read_text().splitlines()]
 
@@ -138,13 +205,30 @@ def test_the_training_attention_is_the_librarys(encoder):
     torch.testing.assert_close(ours, library, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 150])
+def test_the_training_attentions_gradients_are_the_librarys(length):
+    import torch
+
+    generator = torch.Generator().manual_seed(length)
+    query, key, value = (
+        torch.randn(2, heads, length, 8, dtype=torch.float64, generator=generator).requires_grad_()
+        for heads in (4, 2, 2)
+    )
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    ours, _ = training._batched_attention(None, query, key, value, None, 8**-0.5)
+    weights = torch.randn(wanted.shape, dtype=torch.float64, generator=generator)
+    expected = torch.autograd.grad((wanted * weights).sum(), (query, key, value))
+    found = torch.autograd.grad((ours.transpose(1, 2) * weights).sum(), (query, key, value))
+    torch.testing.assert_close(ours.transpose(1, 2), wanted)
+    for one, other in zip(found, expected, strict=True):
+        # Sums over blocks are kept in fp32.
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("attribute", range(23))
 def test_rolls_never_ask_for_more_values_than_there_are(encoder, attribute):
     """A roll of 24 months once looked for a thirteenth month for ever."""
-    import dataclasses
-
     from common.data.synthetic.scenes import Draw
-    from common.models import training_data
 
     roll = training_data._ROLLS[attribute % len(training_data._ROLLS)]
     mix = dataclasses.replace(training.SHAPES["small"].stages[-1].mix, num_pairs=(24, 24))
