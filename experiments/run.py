@@ -215,6 +215,14 @@ def main() -> int:
     arguments = sys.argv[1:]
     # `paper` is a group without a default, which Hydra wants appended with "+"; nobody should have to know.
     arguments = [f"+{argument}" if argument.startswith("paper=") else argument for argument in arguments]
+    # Knobs, and the fields that a model's or a source's file leaves at their defaults, are new keys to Hydra: the same applies.
+    fields = [
+        f"{group}.{field.name}="
+        for group, kind in (("model", schema.ModelConfig), ("data", schema.DataConfig))
+        for field in dataclasses.fields(kind)
+    ]
+    open_ended = ("method_args.", "workload_args.", "experiment_args.", *fields)
+    arguments = [f"++{argument}" if argument.startswith(open_ended) else argument for argument in arguments]
     sys.argv[1:] = arguments
     sys.path.insert(0, os.getcwd())  # plug-ins lie in the folder one works in
     asks_hydra = any(argument.startswith("-") and argument not in ("-m", "--multirun") for argument in arguments)

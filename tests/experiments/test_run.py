@@ -86,6 +86,23 @@ def test_the_plus_before_paper_may_be_left_out(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_plus_before_knobs_and_model_fields_may_be_left_out(tmp_path):
+    done = run(
+        tmp_path,
+        *ON_TOY,
+        "scale=smoke",
+        "num_seeds=1",
+        "method_args.scaled.factor=3",
+        "model.device=cpu",
+        "data.root=/x",
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = records(tmp_path)
+    assert record["settings"]["method_args"]["scaled"] == {"factor": 3}
+    assert record["settings"]["model"]["device"] == "cpu"
+    assert record["settings"]["data"]["root"] == "/x"
+
+
 def test_a_finished_run_is_complete_self_describing_and_skipped_the_second_time(tmp_path):
     first = run(tmp_path, *ON_TOY, "+method_args.scaled.factor=3")
     assert first.returncode == 0, first.stderr
