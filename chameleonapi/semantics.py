@@ -161,12 +161,58 @@ def decide(app: DecisionProcess, scores_NC: Tensor, theta: float = 0.5, top_k: i
     return matched_NL & (torch.arange(app.num_lists)[None] == chosen_N[:, None])
 
 
+class DecisionCurve:
+    """The decisions of one batch of scores at any threshold: what does not depend on the threshold is worked out once.
+
+    `DecisionCurve(app, scores_NC, top_k).decide(theta)` equals `decide(app, scores_NC, theta, top_k)`.
+    """
+
+    def __init__(self, app: DecisionProcess, scores_NC: Tensor, top_k: int | None = None) -> None:
+        self._app, self._scores_NC, self._top_k = app, scores_NC, top_k
+        if app.order == "api_last":
+            return  # the last output label depends on the threshold
+        limit = _limit(app, top_k)
+        limits_LC = app.thresholds_LC.to(scores_NC)
+        lowest = float("-inf")
+        order_NC: Tensor | None = None
+        if app.order == "api_first" or (limit is not None and limit < scores_NC.shape[1]):
+            order_NC = torch.argsort(torch.argsort(scores_NC, dim=1, descending=True, stable=True), dim=1, stable=True)
+        best, places = [], []
+        for row in range(app.num_lists):
+            counts_NC = app.members_LC[row] & torch.where(
+                app.strict_LC[row], scores_NC > limits_LC[row], scores_NC >= limits_LC[row]
+            )
+            if order_NC is not None and limit is not None:
+                counts_NC = counts_NC & (order_NC < limit)
+            best.append(scores_NC.masked_fill(~counts_NC, lowest).amax(1))
+            if app.order == "api_first":
+                assert order_NC is not None
+                places.append(torch.where(counts_NC, order_NC, scores_NC.shape[1]).amin(1))
+        self._best_NL = torch.stack(best, 1)
+        if app.order == "api_first":
+            winner_N = torch.stack(places, 1).argmin(1)
+            mine_NL = torch.arange(app.num_lists)[None] == winner_N[:, None]
+            self._best_NL = self._best_NL.masked_fill(~mine_NL, lowest)
+
+    def decide(self, theta: float) -> Tensor:
+        """The choices taken at this threshold, (N, L) bool."""
+        app = self._app
+        if app.order == "api_last":
+            return decide(app, self._scores_NC, theta, self._top_k)
+        matched_NL = self._best_NL > theta
+        return matched_NL & (matched_NL.cumsum(1) == 1) if app.order == "app_choice" else matched_NL
+
+
 def is_correct(app: DecisionProcess, taken_NL: Tensor, labels_NC: Tensor) -> Tensor:
     """Which decisions equal the one on the true labels, (N,) bool.
 
     Multi-choice in API order: any list that is truly present is correct; in app-choice order the first; multi-select: the set.
     """
-    present_NL = app.present(labels_NC)
+    return agrees(app, taken_NL, app.present(labels_NC))
+
+
+def agrees(app: DecisionProcess, taken_NL: Tensor, present_NL: Tensor) -> Tensor:
+    """`is_correct`, given which lists are truly present."""
     if app.kind == "multi_choice":
         if app.order == "app_choice":
             return (taken_NL == (present_NL & (present_NL.cumsum(1) == 1))).all(1)

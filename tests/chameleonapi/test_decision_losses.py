@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chameleonapi.api import LOSSES
+from chameleonapi.api import METHODS
 from chameleonapi.decisions import DecisionSummary, TargetList, Threshold
 from chameleonapi.losses import conventional_loss, decision_loss, interval_loss, region_loss
 from chameleonapi.semantics import DecisionProcess, decide, incorrect_decision_rate, is_correct, output_mask
@@ -365,7 +365,7 @@ def test_minimising_the_loss_reaches_zero_wrong_decisions():
         optimiser = torch.optim.Adam([z], lr=0.2)
         for _ in range(120):
             optimiser.zero_grad()
-            LOSSES.create("chameleonapi", alpha=5.0, margin=0.1).loss(app, z, labels).backward()
+            METHODS.create("chameleonapi", alpha=5.0, margin=0.1).loss(app, z, labels).backward()
             optimiser.step()
         assert incorrect_decision_rate(app, torch.sigmoid(z.detach()), labels) == 0
 
@@ -384,8 +384,8 @@ def test_minimising_the_loss_reaches_zero_wrong_decisions():
         (lambda: DecisionProcess.from_lists("true_false", [[5]], 3), "out of range"),
         (lambda: DecisionProcess.from_lists("true_false", [[]], 3), "no label"),
         (lambda: DecisionProcess.from_lists("numeric", [[0]], 3), "numeric"),
-        (lambda: LOSSES.create("chameleonapi", alfa=1.0), "alpha"),
-        (lambda: LOSSES.get("chamaeleonapi"), "Did you mean"),
+        (lambda: METHODS.create("chameleonapi", alfa=1.0), "alpha"),
+        (lambda: METHODS.get("chamaeleonapi"), "Did you mean"),
     ],
 )
 def test_errors_say_what_is_allowed(call, message):
@@ -406,14 +406,14 @@ def test_last_match_wins_and_conjunctions_have_no_loss():
         DecisionProcess.from_summary(DecisionSummary("x", "y", "true_false", lists=(both,)), ["a", "b"])
 
 
-@pytest.mark.parametrize("name", LOSSES.names())
+@pytest.mark.parametrize("name", METHODS.names())
 def test_every_loss_design_keeps_the_contract(name):
     """Deterministic, differentiable, changes no argument."""
     app = DecisionProcess.from_lists("multi_select", [[0], [1, 2]], 4)
     z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
     labels = torch.randint(0, 2, (6, 4), generator=torch.Generator().manual_seed(1))
     z0, labels0, members0 = z.detach().clone(), labels.clone(), app.members_LC.clone()
-    design = LOSSES.create(name)
+    design = METHODS.create(name)
     first, second = design.loss(app, z, labels), design.loss(app, z, labels)
     assert first.shape == ()
     assert torch.equal(first, second)

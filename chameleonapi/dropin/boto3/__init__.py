@@ -1,0 +1,8 @@
+"""boto3, by the drop-in client: see chameleonapi_client.py."""
+
+from chameleonapi_client import Session
+from chameleonapi_client import aws_client as client
+
+from boto3 import session
+
+__all__ = ["Session", "client", "session"]

@@ -1,0 +1,1 @@
+"""botocore, by the drop-in client: its exceptions and configuration only."""

@@ -1,0 +1,1 @@
+"""google.api_core, by the drop-in client: its exceptions only."""
