@@ -3,15 +3,16 @@
     python -m common.models.vision.train out=runs/street
     python -m common.models.vision.train out=runs/street resume=true max_seconds=600
 
-Options: out=FOLDER, name=street, seed=0, width=24, steps=3000, batch=8, samples=4096, rate=0.002, threads=1, resume=false,
-precision=bfloat16 (or float32, three times slower on processors with AMX), max_seconds=0 (0: no limit; stops with a checkpoint),
-save_every=100, data=FOLDER (training frames; default: OUT/data).
+Options: out=FOLDER, name=street, seed=0, width=24, steps=3000, batch=8, crop_height=128, crop_width=224, samples=4096,
+rate=0.002, threads=1, precision=bfloat16 (or float32, three times slower on processors with AMX), resume=false, max_seconds=0
+(0: no limit; stops with a checkpoint), save_every=100, data=FOLDER (training frames; default: OUT/data).
 
-Frames are rendered and coded once (some 0.05 s each, kept in `data`). Mirrored at random, with random brightness and contrast,
-they train all heads together: focal loss on the heat map (CenterNet's, powers 2 and 4), L1 on boxes at centres, cross-entropy on
-classes of pixels. AdamW, learning rate up in 100 steps and down to zero along a cosine. The folder then holds NAME.safetensors,
-NAME.json (settings, machine, wall time, losses), training_log.jsonl and training_curves.png; `evaluate` adds the scores.
-Checkpoints are safetensors and JSON. Same seed, thread count and machine: same weights, however often training was interrupted.
+Frames are rendered and coded once (some 0.05 s each, kept in `data`). Pieces of them, three in four around an object, mirrored at
+random, with random brightness and contrast, train all heads together: focal loss on the heat map (CenterNet's, powers 2 and 4),
+L1 on boxes at centres, cross-entropy on classes of pixels. AdamW, learning rate up in 100 steps and down to zero along a cosine.
+The folder then holds NAME.safetensors, NAME.json (settings, machine, wall time, losses), training_log.jsonl and
+training_curves.png; `evaluate` adds the scores. Checkpoints are safetensors and JSON. Same seed, thread count and machine: same
+weights, however often training was interrupted.
 
 Source: AccMPEG sheet, section 8.3.
 """
@@ -56,6 +57,8 @@ class Options:
     width: int = 24
     steps: int = 3000
     batch: int = 8
+    crop_height: int = 128
+    crop_width: int = 224
     samples: int = 4096
     rate: float = 0.002
     precision: str = "bfloat16"
@@ -70,6 +73,10 @@ class Options:
             raise ConfigError("out=FOLDER is missing: where the trained network goes.")
         if min(self.width, self.steps, self.batch, self.samples, self.threads, self.save_every) < 1 or self.rate <= 0:
             raise ConfigError("width, steps, batch, samples, threads, save_every and rate must be positive.")
+        if min(self.crop_height, self.crop_width) < 32 or self.crop_height % 16 or self.crop_width % 16:
+            raise ConfigError(
+                f"crops of {self.crop_width}x{self.crop_height}: sides must be multiples of 16, at least 32."
+            )
         if self.precision not in ("bfloat16", "float32"):
             raise ConfigError(f"precision={self.precision!r} must be bfloat16 or float32.")
 
@@ -140,13 +147,15 @@ class Batches:
             shard = self._shards[int(rng.integers(len(self._shards)))]
             index = int(rng.integers(len(shard)))
             frame, mask, box = shard.frames[index], shard.masks[index], shard.boxes[index].copy()
-            height, width = frame.shape[:2]
+            label = shard.classes[index]
             if rng.random() < 0.5:
                 frame, mask = frame[:, ::-1], mask[:, ::-1]
-                box[:, 0::2] = width - box[:, 2::-2]
+                box[:, 0::2] = frame.shape[1] - box[:, 2::-2]
+            frame, mask, box, label = self._piece(rng, frame, mask, box, label)
+            height, width = frame.shape[:2]
             gain, lift = rng.uniform(0.8, 1.2), rng.uniform(-0.06, 0.06)
             images.append((frame.astype(np.float32) / 255 * gain + lift).clip(0, 1))
-            heat, where, centre = targets(box, shard.classes[index], height // STRIDE, width // STRIDE)
+            heat, where, centre = targets(box, label, height // STRIDE, width // STRIDE)
             heats.append(heat)
             boxes.append(where)
             centres.append(centre)
@@ -156,6 +165,25 @@ class Batches:
             torch.from_numpy(np.stack(arrays)) for arrays in (heats, boxes, centres, pixels)
         )
         return x, (heat_, box_, centre_, pixel_)
+
+    def _piece(
+        self, rng: np.random.Generator, frame: np.ndarray, mask: np.ndarray, boxes: np.ndarray, classes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Cut out a piece: three times in four around a random object. Objects of which less than half is left do not count."""
+        sides = (min(self._options.crop_height, frame.shape[0]), min(self._options.crop_width, frame.shape[1]))
+        spare = [frame.shape[axis] - sides[axis] for axis in (0, 1)]
+        corner = [int(rng.integers(room + 1)) for room in spare]
+        objects = np.flatnonzero(classes >= 0)
+        if len(objects) and rng.random() < 0.75:
+            x0, y0, x1, y1 = boxes[objects[int(rng.integers(len(objects)))]]
+            for axis, middle in enumerate(((y0 + y1) / 2, (x0 + x1) / 2)):
+                shift = rng.uniform(-0.4, 0.4) * sides[axis]
+                corner[axis] = int(np.clip(middle - sides[axis] / 2 + shift, 0, spare[axis]))
+        row, col = (value // 2 * 2 for value in corner)  # the mask is used at half resolution
+        inside = np.clip(boxes - [col, row, col, row], 0, [sides[1], sides[0]] * 2).astype(np.float32)
+        left = (inside[:, 2:] - inside[:, :2]).prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1).clip(min=1e-6)
+        window = np.s_[row : row + sides[0], col : col + sides[1]]
+        return frame[window], mask[window], inside, np.where(left >= 0.5, classes, -1)
 
 
 def train(options: Options) -> Path:
@@ -209,9 +237,10 @@ def train(options: Options) -> Path:
             with open(out / "training_log.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
             print(line, f"{time.monotonic() - begin_s:.0f} s", flush=True)
-        if step % options.save_every == 0 or step == options.steps or _is_over(begin_s, options):
+        is_over = _is_over(begin_s, options) and step < options.steps
+        if step % options.save_every == 0 or step == options.steps or is_over:
             _save(out, options, network, optimizer, step, spent_s + time.monotonic() - begin_s)
-            if _is_over(begin_s, options) and step < options.steps:
+            if is_over:
                 return out / "checkpoint.json"
     _finish(out, options, network, spent_s + time.monotonic() - begin_s)
     return weights

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.errors import ConfigError, DataUnavailable
 from common.models.vision.sources import load_street_net
 from common.models.vision.street_net import STRIDE, StreetDetector, StreetNet, StreetSegmenter, boxes_from
-from common.models.vision.train import Options, learning_rate, losses, targets, train
+from common.models.vision.train import Batches, Options, learning_rate, losses, targets, train
 from common.models.vision.training_data import load_or_make_shard
 
 
@@ -163,7 +163,31 @@ class TestTraining:
         assert not np.array_equal(first.frames, load_or_make_shard(tmp_path / "x", 0, 4, 4).frames)
 
 
-@pytest.mark.parametrize("bad", [{"out": ""}, {"steps": 0}, {"rate": 0.0}, {"precision": "half"}])
+def test_pieces_keep_their_objects_in_place():
+    """A picture whose pixels say where they are: the piece shows which corner was cut, and boxes and mask must agree with it."""
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[..., 0], frame[..., 1] = np.arange(64)[:, None], np.arange(96)[None]
+    mask = np.zeros((64, 96), np.uint8)
+    mask[20:30, 40:60] = 3
+    boxes = np.array([[40.0, 20, 60, 30], [0, 0, 8, 8], [0, 0, 0, 0]], np.float32)
+    batches = Batches([], Options(out="x", crop_height=32, crop_width=48))
+    kept = 0
+    for seed in range(40):
+        piece, cut, inside, classes = batches._piece(
+            np.random.default_rng(seed), frame, mask, boxes, np.array([2, 0, -1])
+        )
+        row, col = int(piece[0, 0, 0]), int(piece[0, 0, 1])
+        assert piece.shape == (32, 48, 3)
+        assert row % 2 == col % 2 == 0
+        assert classes[2] == -1
+        np.testing.assert_array_equal(inside[0], np.clip(boxes[0] - [col, row, col, row], 0, [48, 32, 48, 32]))
+        share = (cut == 3).sum() / 200
+        assert (classes[0] == 2) == (share >= 0.5)
+        kept += classes[0] == 2
+    assert kept > 12
+
+
+@pytest.mark.parametrize("bad", [{"out": ""}, {"steps": 0}, {"rate": 0.0}, {"precision": "half"}, {"crop_width": 50}])
 def test_bad_options(bad):
     with pytest.raises(ConfigError):
         Options(**({"out": "x"} | bad))
