@@ -370,7 +370,9 @@ class Decoder:
         if not self.conceal:
             packet.check()
         if not packet.data:  # to FFmpeg an empty packet means the end of the stream
-            return () if self.conceal else self._corrupt(f"packet of frame {packet.pts}: no bytes.")
+            if self.conceal:
+                return ()
+            raise CorruptBitstream(f"packet of frame {packet.pts}: no bytes.")
         coded = av.Packet(packet.data)
         coded.pts = packet.pts
         return self._decode(coded, f"packet of frame {packet.pts}, {len(packet.data)} bytes")
@@ -393,17 +395,17 @@ class Decoder:
                 f"{what}: {self.codec} decoder says {error.strerror!r}. It was damaged, cut, or needs a packet that is missing."
             ) from error
         found = []
+        sizes = ((self.width + self.width % 2, self.height + self.height % 2), (self.width, self.height))
         for picture in pictures:
-            padded = (self.width + self.width % 2, self.height + self.height % 2)
-            if (picture.width, picture.height) not in (padded, (self.width, self.height)):
-                if self.conceal:
-                    continue
-                self._corrupt(
-                    f"{what}: a picture of {picture.width}x{picture.height} in a {self.width}x{self.height} video."
-                )
-            if picture.is_corrupt and not self.conceal:
-                self._corrupt(f"{what}: the decoder had to guess parts of frame {picture.pts}.")
-            found.append(self._frame(picture))
+            problem = ""
+            if (picture.width, picture.height) not in sizes:
+                problem = f"a picture of {picture.width}x{picture.height} in a {self.width}x{self.height} video"
+            elif picture.is_corrupt and not self.conceal:
+                problem = f"the decoder had to guess parts of frame {picture.pts}"
+            if problem and not self.conceal:
+                raise CorruptBitstream(f"{what}: {problem}.")
+            if not problem:
+                found.append(self._frame(picture))
         return tuple(found)
 
     def _frame(self, picture: Any) -> DecodedFrame:
@@ -419,10 +421,6 @@ class Decoder:
         return DecodedFrame(
             nothing, pts, damaged, motion=np.zeros(0, MOTION_DTYPE) if self._export == "motion" else None
         )
-
-    @staticmethod
-    def _corrupt(message: str) -> Any:
-        raise CorruptBitstream(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -546,9 +544,15 @@ def _decode_all(encoded: EncodedVideo, conceal: bool) -> DecodedVideo:
 
 
 def _first_gap(encoded: EncodedVideo) -> int | None:
-    """The first frame that has no packet although later ones do: H.264 and VP9 decoders often do not notice."""
-    present = {packet.pts for packet in encoded.packets}
-    return next((pts for pts in range(max(present, default=-1)) if pts not in present), None)
+    """The first frame that has no packet although later ones do: H.264 and VP9 decoders often do not notice.
+
+    With B-frames, packets of a sound beginning leave gaps in display order as well; there the decoder must find out.
+    """
+    present = [packet.pts for packet in encoded.packets]
+    if present != sorted(present):
+        return None
+    known = set(present)
+    return next((pts for pts in range(max(present, default=-1)) if pts not in known), None)
 
 
 def read_qp_map(encoded: EncodedVideo) -> np.ndarray:

@@ -95,6 +95,8 @@ def test_b_frames_come_out_in_display_order(clip):
     decoded = decode(coded)
     assert min(psnr_db(a, b) for a, b in zip(decoded, clip, strict=True)) > 27
     assert coded.bytes_per_frame[coded.packets[1].pts] == len(coded.packets[1].data)
+    beginning = coded.prefix(5)
+    np.testing.assert_array_equal(decode(beginning), decoded[sorted(packet.pts for packet in beginning.packets)])
 
 
 @pytest.mark.parametrize("codec", CODECS)
