@@ -25,7 +25,7 @@ import numpy.typing as npt
 from common.codecs.maps import grid_shape
 from common.data.video.clip import Clip
 from common.errors import ConfigError
-from common.experiment import Experiment, Paper
+from common.experiment import Experiment, Paper, check_in
 from common.registry import Registry
 
 if TYPE_CHECKING:
@@ -252,26 +252,12 @@ WORKLOADS: Registry[Any] = Registry("accmpeg workload", ["accmpeg.workloads"])
 EXPERIMENTS: Registry[type[Experiment]] = Registry("accmpeg experiment", ["accmpeg.experiments"])
 
 
-def _method_rules(name: str) -> None:
-    """See `accmpeg.contract.check_method`."""
-    from accmpeg.contract import check_method
-
-    check_method(name)
-
-
-def _workload_rules(name: str) -> None:
-    """See `accmpeg.contract.check_workload`."""
-    from accmpeg.contract import check_workload
-
-    check_workload(name)
-
-
 PAPER = Paper(
     name="accmpeg",
     title="AccMPEG: Optimizing Video Encoding for Accurate Video Analytics (MLSys 2022)",
     methods=METHODS,
     workloads=WORKLOADS,
     experiments=EXPERIMENTS,
-    method_contract=(_method_rules,),
-    workload_contract=(_workload_rules,),
+    method_contract=(check_in("accmpeg.contract", "check_method"),),
+    workload_contract=(check_in("accmpeg.contract", "check_workload"),),
 )

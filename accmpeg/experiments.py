@@ -59,6 +59,7 @@ class DelayVsAccuracy:
         rtt_s: round-trip time.
         chunk_frames: k.
         warmup_chunks: chunks per clip that are not scored.
+        score_every: frames from one whose accuracy is taken to the next.
     """
 
     # DEVIATION accmpeg-8: a link of 100 kbit/s instead of 500, so that sending dominates the delay as it does at 720p.
@@ -66,13 +67,14 @@ class DelayVsAccuracy:
     rtt_s: float = 0.1
     chunk_frames: int = 10
     warmup_chunks: int = 1
+    score_every: int = 1
 
     def __post_init__(self) -> None:
         self._settings()
 
     def _settings(self) -> Settings:
         link = LinkSettings(1000 * self.bandwidth_kbps, self.rtt_s)
-        return Settings(self.chunk_frames, self.warmup_chunks, link)
+        return Settings(self.chunk_frames, self.warmup_chunks, link, score_every=self.score_every)
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per clip, method and setting: see `accmpeg.harness.score`; factor `point`.

@@ -32,17 +32,20 @@ class Settings:
             server's last answer, and caches of the machine, are in their steady state.
         link: the camera's uplink; each chunk finds it idle, as in the paper's delay model.
         preset: of the encoders.
+        score_every: accuracy is that of each chunk's first frame and every `score_every`-th after it; 1 scores all.
     """
 
     chunk_frames: int = 10
     warmup_chunks: int = 1
     link: LinkSettings = dataclasses.field(default_factory=LinkSettings)
     preset: str = "veryfast"
+    score_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.chunk_frames < 1 or self.warmup_chunks < 0:
+        if self.chunk_frames < 1 or self.warmup_chunks < 0 or self.score_every < 1:
             raise ConfigError(
-                f"chunk_frames={self.chunk_frames} must be at least 1 and warmup_chunks={self.warmup_chunks} at least 0."
+                f"chunk_frames={self.chunk_frames} and score_every={self.score_every} must be at least 1, "
+                f"warmup_chunks={self.warmup_chunks} at least 0."
             )
 
 
@@ -78,17 +81,17 @@ class ChunkScore:
 
     Attributes:
         ledger: time by part and bytes.
-        accuracies: per frame, against the reference.
-        label_accuracies: per frame, against labels; empty without labels.
-        dnn_s: CPU seconds of the final run of the DNN on what was delivered.
-        frames_run: pictures that the DNN ran on.
+        accuracies: per scored frame, against the reference.
+        label_accuracies: per scored frame, against labels; empty without labels.
+        dnn_s: CPU seconds of the final run of the DNN on all that was delivered.
+        num_frames: of the chunk.
     """
 
     ledger: Ledger
     accuracies: list[float]
     label_accuracies: list[float]
     dnn_s: float
-    frames_run: int
+    num_frames: int
 
 
 def stream(
@@ -120,16 +123,18 @@ def stream(
             )
         if chunk.index < settings.warmup_chunks:
             continue
+        scored = np.arange(0, len(chunk.frames), settings.score_every)
+        needed, seen_at = np.unique(shown[scored], return_inverse=True)
         begin_s = clock()
-        outputs = dnn.run(delivery.frames)
-        dnn_s = clock() - begin_s
-        seen = [outputs[index] for index in shown]
-        span = range(chunk.start, chunk.start + len(chunk.frames))
+        outputs = dnn.run(delivery.frames[needed])
+        dnn_s = (clock() - begin_s) * len(delivery.frames) / len(needed)
+        seen = [outputs[index] for index in seen_at]
+        span = chunk.start + scored
         accuracies = [dnn.accuracy(output, reference.outputs[at]) for output, at in zip(seen, span, strict=True)]
         labels = []
         if clip.labels is not None and dnn.task == "detection":
             labels = [match(clip.labels[at], output, MATCH_IOU).f1 for output, at in zip(seen, span, strict=True)]
-        yield ChunkScore(ledger, accuracies, labels, dnn_s, len(delivery.frames))
+        yield ChunkScore(ledger, accuracies, labels, dnn_s, len(chunk.frames))
 
 
 def score(
@@ -155,7 +160,7 @@ def score(
         if chunk.label_accuracies:
             note("label_accuracy", float(np.mean(chunk.label_accuracies)))
         note("size", ledger.num_bytes)
-        note("size_per_frame", ledger.num_bytes / len(chunk.accuracies))
+        note("size_per_frame", ledger.num_bytes / chunk.num_frames)
         note("size_ratio", ledger.num_bytes / reference_bytes)
         note("high_share", ledger.high_share)
         note("delay", ledger.delay_s)

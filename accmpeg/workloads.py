@@ -97,14 +97,15 @@ class Clips:
             path = paths[index % len(paths)]
             # Excerpts of one file lie one after the other; a file that is too short gives the same one again.
             start = (index // len(paths)) * self.num_frames * self.step if rounds > 1 else 0
-            clip = self._excerpt(load_clip, path, start)
+            clip, start = self._excerpt(load_clip, path, start)
             yield dataclasses.replace(clip, name=f"{path.stem}-{start}")
 
-    def _excerpt(self, load_clip: Any, path: Path, start: int) -> Clip:
+    def _excerpt(self, load_clip: Any, path: Path, start: int) -> tuple[Clip, int]:
+        """The frames from `start`, or from the file's beginning if it is too short for that."""
         try:
             clip: Clip = load_clip(path, start, self.num_frames, step=self.step, height=self.height)
             if len(clip.frames) == self.num_frames or start == 0:
-                return clip
+                return clip, start
         except ConfigError:
             if start == 0:
                 raise
