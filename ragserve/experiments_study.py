@@ -1,0 +1,371 @@
+"""Experiments that look at configurations, profiles and retrieval one by one; see `ragserve.experiments` for those under load."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from common.errors import ConfigError
+from common.experiment import Run
+from common.results import ItemRows, Row
+from common.retrieval.embedding import EMBEDDERS
+from common.retrieval.retriever import recall_at_k
+from common.timing import measure
+from ragserve.api import EXPERIMENTS, METHODS, PlannedQuery, Profile, Query, RagConfig, ServerLoad, TokenCosts
+from ragserve.harness import Lab, front, workloads_of
+from ragserve.mapping import SpaceSettings, pruned_space
+from ragserve.methods import best_outcome
+from ragserve.workloads import FAMILIES
+
+A40 = "a40_7b"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Study:
+    """Base: looks at queries one by one.
+
+    Attributes:
+        workloads: families, unless the run has a workload of its own.
+        server: whose idle delays are shown.
+    """
+
+    workloads: tuple[str, ...] = FAMILIES
+    server: str = A40
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "workloads", tuple(self.workloads))
+
+    def labs(self, run: Run, **options: Any) -> Iterator[Lab]:
+        """A prepared lab for each workload."""
+        for name, workload in workloads_of(run, self.workloads).items():
+            lab = Lab(run, name, workload, run.num_items, **options)
+            lab.prepare()
+            yield lab
+
+
+def _key(lab: Lab, index: int) -> str:
+    return f"{lab.name}-{index:04d}"
+
+
+def query_class(query: Query) -> str:
+    """ "simple", "joint" or "complex" by the gold profile; "unknown" without one."""
+    profile = query.gold_profile
+    if profile is None:
+        return "unknown"
+    if not profile.needs_joint_reasoning:
+        return "simple"
+    return "complex" if profile.is_complex else "joint"
+
+
+@EXPERIMENTS.add("knobs")
+@dataclasses.dataclass(frozen=True)
+class Knobs(_Study):
+    """One knob at a time, by class of query: method, number of chunks, summary length (RAGServe, Fig. 4).
+
+    Attributes:
+        workloads, server: see `_Study`.
+        num_chunks: where another knob is varied.
+        summary_tokens: where another knob is varied.
+    """
+
+    num_chunks: int = 4
+    summary_tokens: int = 24
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per query: f1, delay (idle); factors `query_class`, `varied`, `synthesis`, `num_chunks`, `summary_tokens`."""
+        for lab in self.labs(run):
+            kind = lab.server(self.server)
+            for index, query in enumerate(lab.dataset.queries):
+                if _key(lab, index) in run.finished:
+                    continue
+                rows: list[Row] = []
+                for config in lab.grid(query):
+                    for varied in self._varied(config):
+                        factors = {
+                            "query_class": query_class(query),
+                            "varied": varied,
+                            "synthesis": config.synthesis,
+                            "num_chunks": config.num_chunks,
+                            "summary_tokens": config.summary_tokens,
+                        }
+                        own: dict[str, Any] = {"factors": factors, "workload": lab.name}
+                        rows.append(Row("f1", lab.f1(query, config), "1", "measured", **own))
+                        rows.append(Row("delay", lab.idle_delay_s(kind, config, query), "s", kind.basis, **own))
+                yield ItemRows(_key(lab, index), rows)
+
+    def _varied(self, config: RagConfig) -> list[str]:
+        is_usual_s = config.summary_tokens in (0, self.summary_tokens)
+        found = []
+        if config.num_chunks == self.num_chunks and is_usual_s:
+            found.append("synthesis")
+        if is_usual_s:
+            found.append("num_chunks")
+        if config.synthesis == "map_reduce" and config.num_chunks == self.num_chunks:
+            found.append("summary_tokens")
+        return found
+
+
+@EXPERIMENTS.add("per_query_vs_fixed")
+@dataclasses.dataclass(frozen=True)
+class PerQueryVsFixed(_Study):
+    """The best configuration per query (in hindsight) against every fixed one, on an idle server (RAGServe, Fig. 5).
+
+    Attributes:
+        workloads, server: see `_Study`.
+        tolerance: F1 that the best per query may give up for speed.
+    """
+
+    tolerance: float = 0.02
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per query: f1, delay; method `fixed` with factor `setting` = configuration, and `oracle_config`; factor `is_front`."""
+        for lab in self.labs(run):
+            kind = lab.server(self.server)
+            outcomes = lab.fixed_outcomes(kind)
+            best, on_front = lab.best_fixed(kind), set(front(outcomes))
+            for index, query in enumerate(lab.dataset.queries):
+                own = {
+                    config: (lab.f1(query, config), lab.idle_delay_s(kind, config, query)) for config in lab.grid(query)
+                }
+                chosen = best_outcome(own, self.tolerance)
+                rows: list[Row] = []
+                for method, setting, config, is_front in [
+                    ("oracle_config", "", chosen, 1),
+                    *(("fixed", config.label, config, int(config in on_front)) for config in own),
+                    ("fixed", "best quality", best, 1),
+                ]:
+                    f1, delay_s = own[config]
+                    factors = {"setting": setting, "is_front": is_front}
+                    rows.append(Row("f1", f1, "1", "measured", method, factors, lab.name))
+                    rows.append(Row("delay", delay_s, "s", kind.basis, method, factors, lab.name))
+                yield ItemRows(_key(lab, index), rows)
+
+
+@EXPERIMENTS.add("profiles")
+@dataclasses.dataclass(frozen=True)
+class Profiles(_Study):
+    """Confidence of profiles, and whether they are good (RAGServe, Fig. 9); size of the pruned space (Algorithm 1).
+
+    A profile is good if the median configuration of its space gives, compared with the fixed configuration of best
+    quality, at least
+    10 % more F1, or at most 1 / 1.5 of the delay without losing more than 2 % F1 (the paper's wording, made precise
+    by us); `is_right`
+    says whether its fields are those of the gold profile.
+
+    Attributes:
+        workloads, server: see `_Study`.
+        threshold: of confidence.
+    """
+
+    threshold: float = 0.9
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per query: confidence, is_confident, is_good, is_right, reduction (from 1,560), space_size."""
+        for lab in self.labs(run):
+            kind = lab.server(self.server)
+            best = lab.best_fixed(kind)
+            profiler = lab.profiler("embedded", kind)
+            for index, query in enumerate(lab.dataset.queries):
+                profile = profiler.profile(query, lab.dataset.corpora[query.corpus])
+                is_confident = profile.confidence >= self.threshold
+                space = pruned_space(profile, lab.space, lab.most_chunks(query))
+                ordered = sorted(space, key=lambda c: (c.num_chunks, c.summary_tokens, c.synthesis))
+                config = ordered[(len(ordered) - 1) // 2]
+                f1, fixed_f1 = lab.f1(query, config), lab.f1(query, lab.usable(query, best))
+                delay_s, fixed_s = (lab.idle_delay_s(kind, c, query) for c in (config, lab.usable(query, best)))
+                is_good = f1 >= 1.1 * fixed_f1 + 1e-9 or (fixed_s >= 1.5 * delay_s and f1 >= fixed_f1 - 0.02)
+                # In the paper's own units: 30 values of k, 50 of s.
+                paper = SpaceSettings(summary_grid=tuple(range(4, 201, 4)))
+                full = 30 + 30 + 30 * 50
+                paper_profile = dataclasses.replace(
+                    profile,
+                    summary_range=(min(200, 8 * profile.summary_range[0]), min(200, 8 * profile.summary_range[1])),
+                )
+                factors = {"is_vague": int(query.is_vague), "is_confident": int(is_confident)}
+                own: dict[str, Any] = {"factors": factors, "workload": lab.name}
+                rows = [
+                    Row("confidence", profile.confidence, "1", "measured", **own),
+                    Row("confident", float(is_confident), "1", "measured", **own),
+                    Row("good", float(is_good), "1", kind.basis, **own),
+                    Row("space_size", len(space), "configurations", "measured", **own),
+                    Row("reduction", full / len(pruned_space(paper_profile, paper, 30)), "x", "measured", **own),
+                ]
+                gold = query.gold_profile
+                if gold is not None:
+                    said = (profile.is_complex, profile.needs_joint, profile.pieces)
+                    true = (gold.is_complex, gold.needs_joint_reasoning, gold.num_pieces)
+                    rows.append(Row("right", float(said == true), "1", "measured", **own))
+                yield ItemRows(_key(lab, index), rows)
+
+
+@EXPERIMENTS.add("lengths")
+@dataclasses.dataclass(frozen=True)
+class Lengths(_Study):
+    """Tokens that queries take in and give out (RAGServe, Table 1): stuff with twice the gold number of pieces; gold answers."""
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per query: input_tokens (chunks of the whole pruned range's middle and question), output_tokens, corpus_tokens."""
+        for lab in self.labs(run):
+            for index, query in enumerate(lab.dataset.queries):
+                pieces = 3 if query.gold_profile is None else query.gold_profile.num_pieces
+                k = min(2 * pieces, lab.most_chunks(query))
+                prompt = lab.prompts.answer(lab.retrieve(query, k), query.text)
+                answer = lab.encode(" " + query.answers[0])
+                chunks = lab.dataset.corpora[query.corpus].chunks
+                own: dict[str, Any] = {"workload": lab.name}
+                yield ItemRows(
+                    _key(lab, index),
+                    [
+                        Row("input_tokens", len(prompt), "tokens", "measured", **own),
+                        Row("output_tokens", len(answer), "tokens", "measured", **own),
+                        Row(
+                            "corpus_tokens",
+                            sum(len(lab.prompts.chunk_ids(c)) for c in chunks),
+                            "tokens",
+                            "measured",
+                            **own,
+                        ),
+                        Row("evidence_chunks", len(query.evidence), "chunks", "measured", **own),
+                    ],
+                )
+
+
+@EXPERIMENTS.add("embedders")
+@dataclasses.dataclass(frozen=True)
+class Embedders(_Study):
+    """Recall of the gold evidence, and F1, under several embedders (RAGServe, App. A.2).
+
+    Attributes:
+        workloads, server: see `_Study`.
+        embedders: registered names.
+        num_chunks: k at which recall is taken.
+        config_chunks: k of the configuration (stuff) whose F1 is compared.
+    """
+
+    embedders: tuple[str, ...] = ("tfidf_svd", "words_svd", "ngrams_svd")
+    num_chunks: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12)
+    config_chunks: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "embedders", tuple(self.embedders))
+        object.__setattr__(self, "num_chunks", tuple(self.num_chunks))
+        for name in self.embedders:
+            EMBEDDERS.get(name)
+        if not self.num_chunks or min(self.num_chunks) < 1 or self.config_chunks < 1:
+            raise ConfigError(
+                f"num_chunks={self.num_chunks} and config_chunks={self.config_chunks} must be at least 1."
+            )
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per query: recall (factors `embedder`, `num_chunks`), recall_at_n, recall_at_3n, f1 (factor `embedder`)."""
+        for name, workload in workloads_of(run, self.workloads).items():
+            by_query: dict[int, list[Row]] = {}
+            for embedder in self.embedders:
+                lab = Lab(run, name, workload, run.num_items, embedder=embedder)
+                config = RagConfig("stuff", self.config_chunks)
+                lab.prepare(configs=[config])
+                for index, query in enumerate(lab.dataset.queries):
+                    rows = by_query.setdefault(index, [])
+                    ranked = lab.ranking(query)
+                    own: dict[str, Any] = {"workload": name}
+                    if query.evidence:
+                        for k in self.num_chunks:
+                            factors = {"embedder": embedder, "num_chunks": k}
+                            value = recall_at_k(ranked, query.evidence, k)
+                            rows.append(Row("recall", value, "1", "measured", factors=factors, **own))
+                        pieces = 1 if query.gold_profile is None else query.gold_profile.num_pieces
+                        for label, k in (("recall_at_n", pieces), ("recall_at_3n", 3 * pieces)):
+                            value = recall_at_k(ranked, query.evidence, k)
+                            rows.append(Row(label, value, "1", "measured", factors={"embedder": embedder}, **own))
+                    f1 = lab.f1(query, lab.usable(query, config))
+                    rows.append(Row("f1", f1, "1", "measured", factors={"embedder": embedder}, **own))
+            for index, rows in by_query.items():
+                yield ItemRows(f"{name}-{index:04d}", rows)
+
+
+@EXPERIMENTS.add("scheduling_example")
+@dataclasses.dataclass(frozen=True)
+class SchedulingExample(_Study):
+    """A burst on a scarce pool: stuff waits for room, mappers enter as room frees (RAGServe, Fig. 8).
+
+    Attributes:
+        workloads, server: see `_Study`.
+        num_chunks, summary_tokens: of both configurations.
+        pool_tokens: of the KV pool.
+        num_queries: that come at once.
+    """
+
+    workloads: tuple[str, ...] = ("musique_like",)
+    num_chunks: int = 12
+    summary_tokens: int = 12
+    pool_tokens: int = 1280
+    num_queries: int = 6
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per query of the burst: arrival, started, delay; method `fixed`, factor `setting`, `query`."""
+        for lab in self.labs(run):
+            kind = lab.server(self.server)
+            queries = lab.dataset.queries[: self.num_queries]
+            rows: list[Row] = []
+            for config in (
+                RagConfig("stuff", self.num_chunks),
+                RagConfig("map_reduce", self.num_chunks, self.summary_tokens),
+            ):
+                policy = METHODS.create("fixed", **dataclasses.asdict(config))
+                served = lab.serve(policy, kind, self.pool_tokens, [0.0] * len(queries), queries=queries)
+                for index, record in enumerate(served.records):
+                    factors = {"setting": config.label, "query": index}
+                    own: dict[str, Any] = {"method": "fixed", "factors": factors, "workload": lab.name}
+                    rows.append(Row("delay", record.delay_s, "s", kind.basis, **own))
+            yield ItemRows(lab.name, rows)
+
+
+@EXPERIMENTS.add("decision_latency")
+@dataclasses.dataclass(frozen=True)
+class DecisionLatency:
+    """Time of one decision over spaces of several sizes, on this machine (ours).
+
+    Attributes:
+        sizes: configurations in the space.
+        repeats: timed rounds of 200 decisions.
+    """
+
+    sizes: tuple[int, ...] = (10, 30, 100, 300, 1000)
+    repeats: int = 10
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        if not self.sizes or min(self.sizes) < 1 or self.repeats < 1:
+            raise ConfigError(f"sizes={self.sizes} and repeats={self.repeats} must be at least 1.")
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """decision_time per method and size; factor `space_size`."""
+        costs = TokenCosts(60, 1024, 40, 48, 131072)
+        query = Query("q", "Which?", ("a",))
+        profile = Profile(True, True, 5, (30, 200))
+        for size in self.sizes:
+            if str(size) in run.finished:
+                continue
+            space = tuple(
+                RagConfig("map_reduce", 1 + index // 20, 10 + index % 20)
+                if index % 3
+                else RagConfig("stuff", 1 + index // 3)
+                for index in range(size)
+            )
+            planned = PlannedQuery(query, profile, space, costs, 1000)
+            rows: list[Row] = []
+            for name, policy in run.methods.items():
+                loads = [
+                    ServerLoad(tokens, 500, 100_000, 3, 1, 900, 8000.0, 0.03) for tokens in range(600, 100_600, 500)
+                ]
+
+                def decide(
+                    policy: Any = policy, planned: PlannedQuery = planned, loads: list[ServerLoad] = loads
+                ) -> None:
+                    for load in loads:
+                        policy.choose(planned, load)
+
+                for seconds in measure(decide, warmup=1, repeats=self.repeats).seconds:
+                    factors = {"space_size": size}
+                    rows.append(Row("decision_time", seconds / len(loads), "s", "measured", name, factors))
+            yield ItemRows(str(size), rows)

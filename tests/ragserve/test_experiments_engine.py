@@ -1,0 +1,119 @@
+"""The engine-side experiments: the same trace on a real engine and on the simulator."""
+
+import time
+
+import numpy as np
+import pytest
+
+from common.errors import ConfigError
+from common.experiment import Run
+from common.serving.api import Call, Completion, Handle
+from common.serving.cost import CostModel
+from common.serving.in_process import TransformersEngine
+from common.serving.simulator import SimEngine, SimOptions
+from ragserve.experiments_engine import EngineCalibration, EngineReplay, SimulatorSpeed, build_trace, replay
+
+
+@pytest.fixture(scope="module")
+def small():
+    import torch
+
+    from common.models.loading import ModelSpec, load
+
+    torch.set_num_threads(1)
+    return load(ModelSpec("small", device="cpu"))
+
+
+def run_of(experiment, n, model=None):
+    return Run("ragserve", experiment, "smoke", 0, n, {}, model=model or {})
+
+
+def rows_of(experiment, run):
+    items = list(experiment.rows(run))
+    return [row for item in items for row in item.rows]
+
+
+def test_a_trace_has_the_three_shapes(small):
+    trace = build_trace(small, np.random.default_rng(0), 9, 4, 12)
+    assert [query.reduces for query in trace] == [False, False, True] * 3
+    assert all(len(query.calls) == 1 for query in trace[::3])  # stuff
+    assert max(len(query.calls) for query in trace) > 1
+    assert {call.max_tokens for query in trace[2::3] for call in query.calls} == {12}
+    again = build_trace(small, np.random.default_rng(0), 9, 4, 12)
+    assert again == trace
+    assert all(call.prompt_ids[0] == small.tokenizer.bos_token_id for query in trace for call in query.calls)
+
+
+def test_a_replay_says_and_does_the_same_on_both_engines(small):
+    trace = build_trace(small, np.random.default_rng(1), 6, 3, 8)
+    arrivals = [0.01 * index for index in range(6)]
+    with TransformersEngine(small, time.process_time, None, pool_tokens=2048, max_batch_tokens=128) as engine:
+        delays, answers = replay(engine, trace, arrivals)
+        facts = engine.facts
+    # Two of the six reduce: every query's first calls, and a second one for those two.
+    assert len(answers) == sum(len(query.calls) for query in trace) + 2
+    assert all(delay > 0 for delay in delays)
+    simulator = SimEngine(facts, CostModel(cpu_s=0.01), answers.__getitem__, SimOptions(admission="chunk"))
+    simulated, replayed = replay(simulator, trace, arrivals)
+    assert replayed == answers
+    # 0.01 s per iteration and nothing else: every delay is a whole number of iterations, less the wait for one to end.
+    longest = max(len(answers[call].tokens) for query in trace for call in query.calls)
+    assert max(simulated) >= 0.01 * longest
+
+
+def test_a_failed_call_ends_the_replay():
+    class Failing:
+        facts = None
+
+        def call_at(self, at_s, callback):
+            self.callback = callback
+
+        def submit(self, call):
+            handle = Handle(call)
+            handle.finish(Completion(call, (), (), 0.0, 0.0, None, 1.0, "no luck"))
+            return handle
+
+        def run(self):
+            self.callback()
+
+    from ragserve.experiments_engine import TracedQuery
+
+    with pytest.raises(ConfigError, match="call a of the trace failed: no luck"):
+        replay(Failing(), [TracedQuery((Call((1,), 1, "a"),), False)], [0.0])
+
+
+def test_speed_reaches_its_aims_by_far():
+    rows = rows_of(SimulatorSpeed(num_queries=50, repeats=1), run_of("simulator_speed", 1))
+    assert {row.factors["dataset"] for row in rows} == {"squad", "musique", "finsec", "qmsum"}
+    times = [row for row in rows if row.metric == "times_real_time"]
+    assert len(times) == 8
+    assert all(row.basis == "measured" and row.value > 0 for row in times)
+    loads = {row.factors["dataset"]: row.value for row in rows if row.metric == "offered_load"}
+    # Two queries of 4 to 12 thousand tokens per second are far more than 7.7 thousand tokens per second.
+    assert loads["squad"] < 1 < loads["qmsum"]
+
+
+@pytest.mark.slow
+def test_calibration_and_replay_run():
+    model = {"name": "small", "source": "bundled"}
+    rows = rows_of(EngineCalibration(every=3), run_of("engine_calibration", 1, model))
+    assert {row.metric for row in rows} == {"iteration_time", "held_out_time", "held_out_error"}
+    knobs = {"num_queries": 6, "loads": (0.5,), "pools": (2048,), "max_chunks": 3, "calibration_every": 3}
+    rows = rows_of(EngineReplay(**knobs), run_of("engine_replay", 1, model))
+    engines = {row.factors.get("engine"): row.basis for row in rows if row.metric == "mean_delay"}
+    assert engines == {"transformers": "measured", "simulator": "simulated"}
+    (same,) = [row.value for row in rows if row.metric == "same_answers"]
+    assert same == 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EngineReplay(clock="sun"), "clock='sun'"),
+        (lambda: EngineReplay(loads=()), "at least one value"),
+        (lambda: SimulatorSpeed(rate=0), "rate above 0"),
+    ],
+)
+def test_knobs_that_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
