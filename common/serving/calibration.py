@@ -90,14 +90,14 @@ class Fit:
 def grid(max_batch_tokens: int, context_tokens: int, num_decode: Sequence[int] = (1, 2, 4, 8, 16)) -> list[Batch]:
     """The default grid: prompts (new x past), decodes (sequences x context), and both together."""
     news = [n for n in (8, 32, 64, 128, 256, 512, 1024, 2048) if n <= max_batch_tokens]
-    pasts = [p for p in (0, 128, 512, 1024) if p < context_tokens]
-    contexts = [c for c in (32, 128, 384, 1024) if c < context_tokens]
+    pasts = [p for p in (0, 256, 1024) if p < context_tokens]
+    contexts = [c for c in (32, 128, 512) if c < context_tokens]
     prompts = [Batch(n, p) for n in news for p in pasts if n + p < context_tokens]
     decodes = [Batch(0, 0, b, c) for b in num_decode for c in contexts]
     mixed = [
         Batch(n, p, b, c)
         for n, p in ((32, 0), (128, 0), (128, 256))
-        for b, c in ((2, 128), (8, 256), (16, 384))
+        for b, c in ((2, 128), (8, 256))
         if n + b <= max_batch_tokens and n + p < context_tokens and c < context_tokens
     ]
     return prompts + decodes + mixed
