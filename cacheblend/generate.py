@@ -9,7 +9,6 @@ print(answer.text, answer.report.recomputed_share)
 import dataclasses
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cacheblend.api import Report, Request
@@ -17,7 +16,7 @@ from cacheblend.blend import BlendPlan, OnPhase
 from cacheblend.engine import Engine, KVStore
 from common.errors import ConfigError
 from common.models import prompt_format
-from common.models.loading import LoadedModel, ModelSpec, bundled_names, load
+from common.models.loading import LoadedModel, ModelSpec, load
 
 _LOG = logging.getLogger("cacheblend")
 
@@ -82,12 +81,7 @@ class BlendedModel:
             ConfigError: an unknown model family, device or dtype.
             DataUnavailable: the model cannot be read or fetched.
         """
-        if name in bundled_names():
-            spec = ModelSpec(name, "bundled", dtype=dtype, device=device)
-        elif Path(name).is_dir():
-            spec = ModelSpec(Path(name).name, "local", path=name, dtype=dtype, device=device)
-        else:
-            spec = ModelSpec(name, "hf", path=name, revision=revision, dtype=dtype, device=device)
+        spec = ModelSpec.from_name(name, dtype=dtype, device=device, revision=revision)
         return cls(load(spec), plan, store, system)
 
     def request(self, chunks: Sequence[str], question: str) -> Request:

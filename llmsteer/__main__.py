@@ -61,17 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _engine(options: argparse.Namespace) -> Any:
-    from common.models.loading import ModelSpec, bundled_names, load
+    from common.models.loading import ModelSpec, load
     from llmsteer.engine import Engine
 
-    name = options.model
-    if name in bundled_names():
-        spec = ModelSpec(name, "bundled", dtype=options.dtype, device=options.device)
-    elif Path(name).is_dir():
-        spec = ModelSpec(Path(name).name, "local", path=name, dtype=options.dtype, device=options.device)
-    else:
-        spec = ModelSpec(name, "hf", path=name, dtype=options.dtype, device=options.device)
-    return Engine(load(spec))
+    return Engine(load(ModelSpec.from_name(options.model, dtype=options.dtype, device=options.device)))
 
 
 def _profile(options: argparse.Namespace) -> None:

@@ -114,6 +114,17 @@ class ModelSpec:
             raise ConfigError(f"model source {self.source!r} needs path={wanted}.")
 
     @classmethod
+    def from_name(
+        cls, name: str, *, dtype: str = "float32", device: str = "auto", revision: str | None = None
+    ) -> "ModelSpec":
+        """The spec of a model named on a command line: a bundled model ("small"), a folder, or else a hub id."""
+        if name in bundled_names():
+            return cls(name, "bundled", dtype=dtype, device=device)
+        if Path(name).is_dir():
+            return cls(Path(name).name, "local", path=name, dtype=dtype, device=device)
+        return cls(name, "hf", path=name, revision=revision, dtype=dtype, device=device)
+
+    @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "ModelSpec":
         """The spec described by a run's `model` settings; unknown keys are refused.
 
