@@ -113,18 +113,23 @@ def reused_kv(model: Any, prompt: Prompt, *, with_bos: bool) -> list[tuple[Any, 
     """KV of BOS and all chunks, each chunk prefilled alone at its position in the prompt; BOS before it, or nothing."""
     import torch
 
-    pieces = []
+    rows, positions, kept = [], [], []
+    for chunk, start in zip(prompt.chunks, prompt.starts, strict=True):
+        first = start == 1
+        lead = 1 if with_bos or first else 0
+        rows.append([prompt.bos] * lead + list(chunk))
+        positions.append(start - lead)
+        kept.append((0 if first else lead, lead + len(chunk)))  # the prompt's own BOS comes with the first chunk
+    width = max(map(len, rows))
+    # All chunks at once, padded on the right, where causal attention never looks.
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+    places = torch.tensor(positions, device=model.device)[:, None] + torch.arange(width, device=model.device)
     with torch.no_grad():
-        for chunk, start in zip(prompt.chunks, prompt.starts, strict=True):
-            first = start == 1
-            lead = 1 if with_bos or first else 0
-            ids = [prompt.bos] * lead + list(chunk)
-            positions = torch.arange(start - lead, start + len(chunk), device=model.device)[None]
-            cache = model.model(
-                torch.tensor([ids], device=model.device), position_ids=positions, use_cache=True
-            ).past_key_values
-            keep = 0 if first else lead  # the prompt's own BOS comes with the first chunk
-            pieces.append([(layer.keys[:, :, keep:], layer.values[:, :, keep:]) for layer in cache.layers])
+        cache = model.model(ids, position_ids=places, use_cache=True).past_key_values
+    pieces = [
+        [(layer.keys[i : i + 1, :, low:high], layer.values[i : i + 1, :, low:high]) for layer in cache.layers]
+        for i, (low, high) in enumerate(kept)
+    ]
     return [
         (torch.cat([piece[i][0] for piece in pieces], 2), torch.cat([piece[i][1] for piece in pieces], 2))
         for i in range(len(pieces[0]))
