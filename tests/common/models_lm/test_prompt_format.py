@@ -79,6 +79,21 @@ def test_a_foreign_tokenizer_gets_plain_text():
         prompt_format.eos_id(_foreign_tokenizer())
 
 
+def test_a_chat_template_is_split_around_chunks_and_question():
+    foreign = _foreign_tokenizer(eos_token="</s>", bos_token="<s>")
+    assert not prompt_format.has_chat_template(foreign)
+    foreign.chat_template = "{{ bos_token }}[U]{{ messages[0]['content'] }}[A]"
+    assert prompt_format.has_chat_template(foreign)
+    before, after = prompt_format.encode_template(foreign, "Be brief.")
+    # BOS is left to whoever builds the prompt.
+    assert (foreign.decode(before), foreign.decode(after)) == ("[U]Be brief.\n\n", "[A]")
+    assert [foreign.decode(ids) for ids in prompt_format.encode_template(foreign, "")] == ["[U]", "[A]"]
+
+
+def test_the_bundled_tokenizer_has_no_template(tokenizer):
+    assert not prompt_format.has_chat_template(tokenizer)
+
+
 def test_training_encodes_as_prompts_do(tokenizer):
     """Training goes word by word through a cache; it must give the very ids that prompts have."""
     from common.models.training_data import Encoder
