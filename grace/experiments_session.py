@@ -1,0 +1,342 @@
+"""Calls over a network in virtual time: delay, stalls, frames not rendered, quality (sheet, F5 to F7).
+
+Items are traces. Every scheme calls over the same realisation of the same network with the same controller and clip.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.data.video import Clip
+from common.errors import ConfigError
+from common.experiment import Run
+from common.metrics.image import video_ssim
+from common.net.link import Direction, LinkSpec
+from common.net.loop import LoopNetwork
+from common.net.loss import Bernoulli, GilbertElliott, LossModel, NoLoss
+from common.net.rate import ConstantRate, Rate
+from common.results import ItemRows, Row
+from common.timing import measure
+from grace.api import EXPERIMENTS, Scheme
+from grace.congestion import make_controller
+from grace.experiments import clips_of, info_of
+from grace.harness import displayed
+from grace.session import (
+    PAPER_TIMES,
+    CodecTimes,
+    Session,
+    SessionRecord,
+    SessionSettings,
+    frame_delays,
+    not_rendered_share,
+    percentile,
+    source_index,
+    stall_ratio,
+)
+from grace.traces import KINDS, generated_rate, recorded_rate, step_drop
+
+DRIVERS = ("loop", "ns3")
+_UP_BPS = 10e6
+
+
+def loss_model(loss_rate: float, burst_s: float) -> LossModel:
+    """Random loss on top of the queue's: none, independent packets, or bursts of a mean length."""
+    if not loss_rate:
+        return NoLoss()
+    if not burst_s:
+        return Bernoulli(loss_rate)
+    return GilbertElliott(burst_s * (1 - loss_rate) / loss_rate, burst_s)
+
+
+def link_of(rate: Rate, delay_s: float, queue_packets: int, loss: LossModel, seed: int) -> LinkSpec:
+    """The path of a call: the trace forwards, plenty backwards."""
+    down = Direction(rate, delay_s, queue_packets, loss)
+    return LinkSpec(down, Direction(ConstantRate(_UP_BPS), delay_s), seed)
+
+
+def call(
+    driver: str,
+    link: LinkSpec,
+    scheme: Scheme,
+    clip: Clip,
+    controller: str,
+    payload_bytes: int,
+    min_packets: int,
+    num_frames: int,
+    times: CodecTimes,
+) -> SessionRecord:
+    """One call in virtual time.
+
+    Raises:
+        ConfigError: an unknown driver or controller.
+        DataUnavailable: ns-3 is asked for and is not there.
+    """
+    if driver not in DRIVERS:
+        raise ConfigError(f"driver {driver!r} is not known. Choose one of {', '.join(DRIVERS)}.")
+    network: Any
+    if driver == "loop":
+        network = LoopNetwork(link.build())
+    else:
+        from common.net.ns3 import Ns3Network
+
+        network = Ns3Network(link.build())
+    info = info_of(clip, payload_bytes, min_packets)
+    first_bps = max(60e3, 0.5 * link.down.rate.mean_bps)
+    try:
+        session = Session(
+            network,
+            scheme,
+            clip.frames,
+            info,
+            make_controller(controller, first_bps, payload_bytes),
+            SessionSettings(num_frames, times),
+        )
+        session.begin()
+        network.run(session.end_s)
+        return session.record()
+    finally:
+        network.close()
+
+
+def measured_times(scheme: Scheme, clip: Clip, payload_bytes: int, min_packets: int, target_bytes: float) -> CodecTimes:
+    """Median time of encoding and of decoding a frame on this machine, rate control included, one thread."""
+    info = info_of(clip, payload_bytes, min_packets)
+    sender, receiver = scheme.sender(info), scheme.receiver(info)
+    receiver.start(sender.start(clip.frames[0]))
+    numbers = iter(range(1, 10_000))
+    sent: list[list[bytes]] = []
+
+    def encode() -> None:
+        number = next(numbers)
+        sent.append(sender.encode(number, clip.frames[source_index(number, len(clip))], target_bytes))
+
+    encoding = measure(encode, warmup=2, repeats=6, threads=1)
+    queue = iter(sent)
+
+    def decode() -> None:
+        for packet in next(queue):
+            receiver.on_packet(packet)
+
+    decoding = measure(decode, warmup=2, repeats=6, threads=1)
+    return CodecTimes(encoding.median_s, decoding.median_s)
+
+
+@EXPERIMENTS.add("session")
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """Delay, stalls, frames not rendered and quality of calls over traces (sheet, F5; headline: P95 frame delay).
+
+    Attributes:
+        duration_s: of each call.
+        rate_scale: factor on the traces' rates; pictures are smaller than the paper's.
+        delays_s: one-way propagation delays.
+        queues_packets: lengths of the drop-tail queue.
+        controllers: of `grace.congestion`.
+        drivers: "loop", "ns3".
+        loss_rate, burst_s: random loss on top of the queue's.
+        trace_files: recorded traces, relative to data.root/traces or absolute; empty: generated ones, LTE and broadband in turn.
+        payload_bytes, min_packets: see `grace.api.StreamInfo`.
+        quality_every: every how many-th frame is scored.
+    """
+
+    duration_s: float = 10.0
+    rate_scale: float = 0.15
+    delays_s: tuple[float, ...] = (0.1,)
+    queues_packets: tuple[int, ...] = (25,)
+    controllers: tuple[str, ...] = ("gcc",)
+    drivers: tuple[str, ...] = ("loop",)
+    loss_rate: float = 0.0
+    burst_s: float = 0.0
+    trace_files: tuple[str, ...] = ()
+    payload_bytes: int = 400
+    min_packets: int = 4
+    quality_every: int = 3
+
+    def traces(self, run: Run) -> Iterator[tuple[str, Rate]]:
+        """The run's traces with their names."""
+        for index in range(run.num_items):
+            if self.trace_files:
+                name = self.trace_files[index % len(self.trace_files)]
+                root = run.data.get("root")
+                path = Path(root) / "traces" / name if root and not Path(name).is_absolute() else Path(name)
+                yield f"{index:02d}-{Path(name).stem}", recorded_rate(path, self.rate_scale)
+            else:
+                kind = KINDS[index % len(KINDS)]
+                yield (
+                    f"{index:02d}-{kind}",
+                    generated_rate(run.rng("trace", index), kind, self.duration_s + 5, self.rate_scale),
+                )
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """See `common.experiment.Experiment.rows`."""
+        clips = clips_of(run)
+        times: dict[str, CodecTimes] = {}
+        for index, (key, rate) in enumerate(run.todo(self.traces(run))):
+            place = int(key[:2])
+            clip = clips[place % len(clips)][1]
+            rows: list[Row] = [Row("trace_rate", rate.mean_bps, "bit/s", "simulated")]
+            for name, method in run.methods.items():
+                if name not in times:
+                    mean = rate.mean_bps * 0.8 / clip.fps / 8
+                    times[name] = measured_times(method, clip, self.payload_bytes, self.min_packets, mean)
+                if not index:
+                    rows.append(Row("encode_time", times[name].encode_s, "s", "measured", name))
+                    rows.append(Row("decode_time", times[name].decode_s, "s", "measured", name))
+                for delay_s in self.delays_s:
+                    for queue in self.queues_packets:
+                        for controller in self.controllers:
+                            for driver in self.drivers:
+                                link = link_of(
+                                    rate, delay_s, queue, loss_model(self.loss_rate, self.burst_s), run.seed + place
+                                )
+                                record = call(
+                                    driver,
+                                    link,
+                                    method,
+                                    clip,
+                                    controller,
+                                    self.payload_bytes,
+                                    self.min_packets,
+                                    round(self.duration_s * clip.fps),
+                                    times[name],
+                                )
+                                factors = {
+                                    "delay_s": delay_s,
+                                    "queue_packets": queue,
+                                    "controller": controller,
+                                    "driver": driver,
+                                }
+                                rows += session_rows(record, clip, name, factors, times[name], self.quality_every)
+            yield ItemRows(key, rows)
+
+
+def session_rows(
+    record: SessionRecord, clip: Clip, name: str, factors: dict[str, Any], times: CodecTimes, quality_every: int
+) -> list[Row]:
+    """A call's numbers."""
+    delays = frame_delays(record)
+    rows = []
+    for label, share in (("p50", 0.5), ("p95", 0.95), ("p98", 0.98)):
+        rows.append(Row(f"delay_{label}", percentile(delays, share), "s", "simulated", name, factors))
+    # Constant codec times shift every delay alike, so those of the paper's GPU need no second call.
+    shift = PAPER_TIMES.encode_s + PAPER_TIMES.decode_s - times.encode_s - times.decode_s
+    rows.append(Row("delay_p95_paper_codec", percentile(delays, 0.95) + shift, "s", "modelled", name, factors))
+    rows.append(Row("not_rendered", not_rendered_share(record), "1", "simulated", name, factors))
+    never = float(np.isinf(delays).mean())
+    rows.append(Row("never_decoded", never, "1", "simulated", name, factors))
+    rows.append(Row("stall_ratio", stall_ratio(record), "1", "simulated", name, factors))
+    rows.append(Row("bitrate", record.sent_bytes * 8 / record.duration_s, "bit/s", "simulated", name, factors))
+    lost = 1 - record.received_packets / max(1, record.sent_packets)
+    rows.append(Row("packet_loss", lost, "1", "simulated", name, factors))
+    rows += [
+        Row("ssim", value, "1", "simulated", name, factors) for value in [shown_quality(record, clip, quality_every)]
+    ]
+    return rows
+
+
+def shown_quality(record: SessionRecord, clip: Clip, every: int) -> float:
+    """Mean SSIM of the frames that were shown, every so many-th; a call that shows nothing has 0."""
+    shown = [frame for frame in record.frames if frame.image is not None][::every]
+    if not shown:
+        return 0.0
+    originals = np.stack([clip.frames[source_index(frame.number, len(clip))] for frame in shown])
+    images = np.stack([frame.image for frame in shown if frame.image is not None])
+    return float(video_ssim(originals, images).mean())
+
+
+@EXPERIMENTS.add("network_sweep")
+@dataclasses.dataclass(frozen=True)
+class NetworkSweep(Calls):
+    """The same at other propagation delays and queue lengths (sheet, F5). Knobs as `session`."""
+
+    delays_s: tuple[float, ...] = (0.05, 0.1, 0.15)
+    queues_packets: tuple[int, ...] = (25, 45)
+
+
+@EXPERIMENTS.add("congestion_control")
+@dataclasses.dataclass(frozen=True)
+class CongestionControl(Calls):
+    """GCC, GCC without its loss part, and Salsify's control (sheet, F7). Knobs as `session`."""
+
+    controllers: tuple[str, ...] = ("gcc", "gcc_delay_only", "salsify")
+
+
+@EXPERIMENTS.add("random_loss")
+@dataclasses.dataclass(frozen=True)
+class RandomLoss(Calls):
+    """Calls with bursts of random loss, with and without the loss part of GCC (sheet, 8.3). Knobs as `session`."""
+
+    controllers: tuple[str, ...] = ("gcc", "gcc_delay_only")
+    loss_rate: float = 0.05
+    burst_s: float = 0.1
+
+
+@EXPERIMENTS.add("ns3_check")
+@dataclasses.dataclass(frozen=True)
+class Ns3Check(Calls):
+    """The same call through the event loop and through ns-3. Knobs as `session`."""
+
+    drivers: tuple[str, ...] = ("loop", "ns3")
+    duration_s: float = 6.0
+
+
+@EXPERIMENTS.add("bandwidth_drop")
+@dataclasses.dataclass(frozen=True)
+class BandwidthDrop:
+    """Delay and quality of every frame around two sudden drops of the bandwidth (sheet, F6).
+
+    Attributes:
+        high_bps, low_bps: the paper's 8 and 2 Mbit/s, before scaling.
+        drops_s: (start, length) of the drops.
+        duration_s, rate_scale, delay_s, queue_packets, controller, payload_bytes, min_packets: as in `session`.
+    """
+
+    high_bps: float = 8e6
+    low_bps: float = 2e6
+    drops_s: tuple[tuple[float, float], ...] = ((3.5, 0.8), (6.0, 0.8))
+    duration_s: float = 8.0
+    rate_scale: float = 0.06
+    delay_s: float = 0.1
+    queue_packets: int = 25
+    controller: str = "gcc"
+    payload_bytes: int = 400
+    min_packets: int = 4
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """See `common.experiment.Experiment.rows`."""
+        rate = step_drop(
+            self.high_bps * self.rate_scale, self.low_bps * self.rate_scale, self.drops_s, self.duration_s + 5
+        )
+        for key, clip in run.todo(clips_of(run)):
+            rows = []
+            for name, method in run.methods.items():
+                link = link_of(rate, self.delay_s, self.queue_packets, NoLoss(), run.seed)
+                target = self.high_bps * self.rate_scale * 0.6 / clip.fps / 8
+                times = measured_times(method, clip, self.payload_bytes, self.min_packets, target)
+                record = call(
+                    "loop",
+                    link,
+                    method,
+                    clip,
+                    self.controller,
+                    self.payload_bytes,
+                    self.min_packets,
+                    round(self.duration_s * clip.fps),
+                    times,
+                )
+                images = {frame.number: frame.image for frame in record.frames if frame.image is not None}
+                for frame in record.frames[::2]:
+                    factors = {"time_s": round(frame.capture_s, 3)}
+                    delay = frame.shown_s - frame.capture_s
+                    rows.append(Row("frame_delay", delay, "s", "simulated", name, factors))
+                    if math.isfinite(delay):
+                        original = clip.frames[source_index(frame.number, len(clip))]
+                        image = displayed(images, frame.number, clip.frames[0])
+                        value = float(video_ssim(original[None], image[None])[0])
+                        rows.append(Row("ssim", value, "1", "simulated", name, factors))
+                    rows.append(Row("frame_wire_bytes", float(frame.wire_bytes), "B", "simulated", name, factors))
+            yield ItemRows(key, rows)
