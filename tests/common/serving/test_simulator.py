@@ -75,7 +75,8 @@ def test_agrees_with_the_plain_token_by_token_simulator(items, server, admission
     engine = build(server, admission=admission, is_fast=is_fast)
     done = serve(engine, items)
     expected = simulate(server, COST, items, admission)
-    for ours, plain in zip(done, expected, strict=True):
+    for ours, plain, (at_s, _, _) in zip(done, expected, items, strict=True):
+        assert ours.submitted_s == at_s  # also in the middle of an iteration
         assert ours.preemptions == plain.preemptions
         assert ours.started_s == pytest.approx(plain.started_s, rel=1e-9, abs=1e-12)
         assert ours.first_token_s == pytest.approx(plain.first_s, rel=1e-9)
