@@ -9,12 +9,16 @@ from typing import Any
 from chameleonapi.api import EXPERIMENTS
 from chameleonapi.applications import bundled
 from chameleonapi.harness import Bench, Case, Sizes, at_operating_points, row
+from chameleonapi.losses import conventional_loss
 from chameleonapi.methods import ChameleonLoss
+from chameleonapi.networks import Architecture, Network
 from chameleonapi.pretrain import mean_average_precision
 from chameleonapi.provider import bundled_provider
 from chameleonapi.semantics import DecisionProcess
-from chameleonapi.training import Schedule, stage_two
-from common.errors import ConfigError
+from chameleonapi.tasks.real import grocery_task
+from chameleonapi.training import Provider, Schedule, fit, micro_f1_threshold, stage_two
+from common.cache import sha256_of_file
+from common.errors import ConfigError, DataUnavailable
 from common.experiment import Run
 from common.results import ItemRows, Row
 from common.timing import measure, measure_interleaved
@@ -282,6 +286,66 @@ class ServingLoad:
                 rows.append(row("throughput", found.requests_per_s, "", factors, "1/s"))
                 rows.append(row("memory", found.memory_bytes, "", factors, "B"))
                 rows.append(row("failed", found.num_failed, "", factors, "requests"))
+            yield ItemRows(key, rows)
+
+
+@EXPERIMENTS.add("real_images")
+@dataclasses.dataclass(frozen=True)
+class RealImages:
+    """Three applications on photographs from grocery shops, seen through a SqueezeNet trained on ImageNet (a check of ours).
+
+    The trunk is fixed; the provider's bottleneck and head, and each application's, are trained on the photographs. Needs
+    `data.root`.
+
+    Attributes:
+        bottleneck: width of the provider's bottleneck.
+        generic_epochs: of the provider's training.
+        stage1_epochs, stage2_epochs: of the applications' training.
+    """
+
+    bottleneck: int = 6
+    generic_epochs: int = 60
+    stage1_epochs: int = 15
+    stage2_epochs: int = 15
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per application and method: idr; factors `operating_point`, kind, order. Also generic_map."""
+        root = run.data.get("root")
+        if not run.methods:
+            raise ConfigError(
+                "experiment real_images needs methods=[...]; chameleonapi/README.md has the whole command."
+            )
+        if not root:
+            raise DataUnavailable(
+                "experiment real_images needs photographs: data.root=FOLDER with images/grocery and "
+                "models/squeezenet1_1_imagenet.safetensors."
+            )
+        task = grocery_task(Path(root))
+        run.note_input("squeezenet", sha256_of_file(task.squeezenet))
+        run.note_input("labels", sha256_of_file(Path(root) / "images" / "grocery" / "labels.csv"))
+        pool = task.examples("train", run.seed, 10_000)
+        schedule = Schedule(self.stage1_epochs, self.stage2_epochs, batch=25)
+
+        def generic(number: int) -> Network:
+            rng = run.rng("generic", number)
+            architecture = Architecture("features", task.labels, self.bottleneck + number, 512, 0, "grocery")
+            network = Network(architecture).initialise(rng, float(pool.labels_NC.sum(1).double().mean()))
+            return fit(network, pool, conventional_loss, self.generic_epochs, 3e-3, schedule, rng)[-1]
+
+        networks = [generic(number) for number in range(3)]
+        provider = Provider(task, networks[0], tuple(networks[1:]), {}, pool)
+        validation, test = (task.examples(split, run.seed, 10_000) for split in ("validation", "test"))
+        theta = micro_f1_threshold(provider.generic.scores(validation.inputs), validation.labels_NC)
+        bench = Bench(run, provider, validation, test, theta, Sizes(), schedule)
+        generic_map = mean_average_precision(provider.generic.scores(test.inputs), test.labels_NC)
+        for key, app in run.todo([(app.name, app) for app in bundled() if app.task == "grocery"][: run.num_items]):
+            case = bench.case_of_all(app)
+            rows = [
+                row("generic_map", generic_map, "generic", {}),
+                row("test_examples", len(case.test), "", {}, "examples"),
+            ]
+            for name, method in run.methods.items():
+                rows += _idr_rows(case, method, name, {})
             yield ItemRows(key, rows)
 
 

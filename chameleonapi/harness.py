@@ -127,6 +127,16 @@ class Bench:
         data = AppData(app.name, summary, process, train, validation, theta, top_k, self.schedule)
         return Case(self, app, summary, process, data, test)
 
+    def case_of_all(self, app: Application) -> "Case":
+        """One application with every example there is, unbalanced: for data sets of a few hundred photographs."""
+        summary = app.summary(self.task.vocabulary, self.task.labels)
+        process = DecisionProcess.from_summary(summary, self.task.labels)
+        theta, top_k = request_limits(summary)
+        data = AppData(
+            app.name, summary, process, self.provider.pool, self.validation_pool, theta, top_k, self.schedule
+        )
+        return Case(self, app, summary, process, data, self.test_pool)
+
 
 @dataclasses.dataclass(eq=False)
 class Case:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from common.cache import atomic_file
 from common.errors import ConfigError, CorruptBitstream
 
-KINDS = ("convolution", "words")
+KINDS = ("convolution", "words", "features")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Architecture:
     """What a network is made of.
 
     Attributes:
-        kind: "convolution" (uint8 images), "words" (padded word ids), "squeezenet" (uint8 colour images, 224 x 224).
+        kind: "convolution" (uint8 images), "words" (padded word ids), "features" (what a fixed trunk saw, `width` numbers).
         labels: the vocabulary, in the order of the outputs.
         bottleneck: B; 0 for a head straight on the features.
         width: channels of the last layers, or numbers per word.
@@ -48,8 +48,8 @@ class Architecture:
     task: str = "everyday"
 
     def __post_init__(self) -> None:
-        if self.kind not in (*KINDS, "squeezenet"):
-            raise ConfigError(f"network kind {self.kind!r} is not known. Use convolution, words or squeezenet.")
+        if self.kind not in KINDS:
+            raise ConfigError(f"network kind {self.kind!r} is not known. Use {', '.join(KINDS)}.")
         if self.bottleneck < 0 or self.width < 1 or not self.labels:
             raise ConfigError(
                 f"bottleneck={self.bottleneck}, width={self.width} and {len(self.labels)} labels are not a network: "
@@ -68,9 +68,7 @@ class Network(nn.Module):
         elif architecture.kind == "words":
             self.trunk, num_features = _Words(architecture.num_words, architecture.width), architecture.width
         else:
-            from chameleonapi.squeezenet import SqueezeNetTrunk
-
-            self.trunk, num_features = SqueezeNetTrunk(), 512
+            self.trunk, num_features = nn.Flatten(), architecture.width
         self.num_features = num_features
         narrow = architecture.bottleneck or num_features
         self.bottleneck = nn.Linear(num_features, narrow) if architecture.bottleneck else nn.Identity()

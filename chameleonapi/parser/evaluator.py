@@ -2147,7 +2147,11 @@ class Evaluator:
             labels = self.answer_of(site, key).labels
             made = TaintedStr(labels[0][0] if labels else "NEUTRAL")
         elif key == "SentimentScore":
-            numbers = self.answer_of(site, key).numbers
+            numbers = dict(self.answer_of(site, key).numbers)
+            if self.run.target == (site, "Sentiment"):
+                # The scores of the answer that is probed: an application may ask how sure the sentiment is.
+                for name, score in self.answer_of(site, "Sentiment").labels[:1]:
+                    numbers = {n: (score if n.upper() == name else (1 - score) / 3) for n in prov.SENTIMENT_SCORES}
             made = ApiDict({n: TaintedFloat(v) for n, v in numbers.items()})
         elif key in ("Entities", "KeyPhrases"):
             target = self.run.target

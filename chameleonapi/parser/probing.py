@@ -497,10 +497,36 @@ class Analysis:
             found.add("both")
         return found
 
+    def _pairs_with_effect(self, lists: list[_List], base_view: View) -> tuple[list[_List], list[tuple[int, int]]]:
+        """Conjunctions of two lists that have an effect of their own ("if a and b ... elif a ... elif b ..."), and which lists."""
+        found: list[_List] = []
+        covered: list[tuple[int, int]] = []
+        group = max((one.group for one in lists), default=-1) + 1
+        if len(lists) > 6:
+            return [], []
+        known = {one.view for one in lists} | {base_view}
+        for i, j in _pairs(len(lists)):
+            a, b = lists[i], lists[j]
+            if len(a.clauses) > 1 or len(b.clauses) > 1 or self._relation(a, b, base_view):
+                continue
+            first, second = a.witness[0][0], b.witness[0][0]
+            both = self.view(self.session.output([first, second], self.top))
+            if both in known or both != self.view(self.session.output([second, first], self.top)):
+                continue
+            found.append(self._conjunction(both, [list(a.labels), list(b.labels)], (first, second), group + len(found)))
+            covered.append((i, j))
+            known.add(both)
+        return found, covered
+
     def _orders(self, lists: list[_List], base_view: View) -> list[tuple[list[_List], str, str | None]]:
         """Orders that fit every pair probed, most specific first."""
+        joint, covered = self._pairs_with_effect(lists, base_view)
+        lists = joint + lists
         pairs = _pairs(len(lists))
         relations = {(i, j): self._relation(lists[i], lists[j], base_view) for i, j in pairs}
+        for i, j in covered:
+            # A conjunction of the two goes before both, so it does not matter which of them would win.
+            relations[(i + len(joint), j + len(joint))] = {"a", "b"}
         if any(not r for r in relations.values()):
             i, j = next(k for k, r in relations.items() if not r)
             raise Reject(
@@ -551,8 +577,6 @@ class Analysis:
         return self.view(tuple((label, score) for label in labels))
 
     def _thresholds(self, lists: list[_List], base_view: View, kind: str) -> None:
-        if self.session.spec.kind == "single":
-            return
         for one in lists:
             labels = [x for x, _ in one.witness]
             one.threshold = self._threshold(labels, one.view, base_view)

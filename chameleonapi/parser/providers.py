@@ -51,7 +51,8 @@ class Field:
 
 
 _SENTIMENT = (("score", -1.0, 1.0), ("magnitude", 0.0, 10.0))
-_AWS_SENTIMENT = tuple((name, 0.0, 1.0) for name in ("Positive", "Negative", "Neutral", "Mixed"))
+SENTIMENT_SCORES = ("Positive", "Negative", "Neutral", "Mixed")
+_AWS_SENTIMENT = tuple((name, 0.0, 1.0) for name in SENTIMENT_SCORES)
 SENTIMENTS = ("POSITIVE", "NEGATIVE", "NEUTRAL", "MIXED")
 EMOTIONS = ("HAPPY", "SAD", "ANGRY", "CONFUSED", "DISGUSTED", "SURPRISED", "CALM", "UNKNOWN", "FEAR")
 GOOGLE_ENTITY_TYPES = (

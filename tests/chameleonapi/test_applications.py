@@ -13,7 +13,8 @@ from chameleonapi.semantics import DecisionProcess, decide
 from chameleonapi.tasks.tasks import task_named
 from common.errors import ConfigError
 
-APPS = {app.name: app for app in bundled()}
+# The grocery applications need the photographs' labels: see test_real_data.py.
+APPS = {app.name: app for app in bundled() if app.task != "grocery"}
 KINDS = {  # written down from reading the sources
     "true_false": {
         "road_sign_alert",

@@ -144,6 +144,43 @@ SINGLE = {
             "/Arts & Entertainment/Music & Audio",
         ],
     ),
+    "flask_gate": (MC, APP, ["Snake, Spider", "Dog, Cat, Rabbit"]),
+    "enum_dispatch": (
+        MC,
+        API,
+        ["Paper, Newspaper, Cardboard, Magazine", "Glass, Wine bottle", "Banana, Apple, Leaf, Bread"],
+    ),
+    "lambda_s3": (
+        MC,
+        APP,
+        [
+            "Person, Human, Man, Woman, Car, Van, Truck, Motorcycle",  # a conjunction: see below
+            "Person, Human, Man, Woman",
+            "Car, Van, Truck, Motorcycle",
+        ],
+    ),
+    "ternary_set": (
+        MC,
+        APP,
+        [
+            "Pizza, Hamburger, French fries, Hot dog, Coffee, Tea, Juice, Wine, Beer",
+            "Pizza, Hamburger, French fries, Hot dog",
+            "Coffee, Tea, Juice, Wine, Beer",
+        ],
+    ),
+    "next_gen": (
+        MC,
+        APP,
+        ["Bread, Egg, Coffee, Croissant", "Salad, Sandwich, Soup", "Pizza, Pasta, Steak"],
+    ),
+    "regex_app": (MS, None, ["Rose, Tulip, Daisy, Sunflower", "Tree, Palm tree, Christmas tree"]),
+    "async_fastapi": (TF, None, ["Knife, Kitchen knife, Weapon, Gun"]),
+    "dataclass_cfg": (MS, None, ["Car, Truck, Bus", "Tree, Flower, Grass", "Person"]),
+    "pygame_quiz": (TF, None, ["Cup, Book, Pen, Shoe"]),
+    "json_rest": (TF, None, ["Night"]),
+    "match_stmt": (MC, API, ["Dog, Wolf", "Cat, Kitten"]),
+    "obj_local": (TF, None, ["Person, Bicycle, Car"]),
+    "comprehend_router": (MC, None, ["NEGATIVE", "POSITIVE"]),
 }
 
 # application -> part of the reason, and the line that it must name
@@ -161,6 +198,7 @@ REFUSED = {
     "missing_lists": ("not in the source", 8),
     "py2_receipt": ("does not parse", 6),
     "faces_only": ("not customized", 5),
+    "counter_app": ("treated differently", 10),  # the most frequent group of labels
 }
 
 CONSTANT = {"compare_bug": "annotation objects", "always_true_bug": "always true", "unused": "not used"}
@@ -230,6 +268,10 @@ def test_every_application_of_the_folder_is_expected_somewhere():
         ("entity_redact", ">", 0.9),
         ("batch_album", ">", 0.5),
         ("hotdog_bot", None, None),
+        ("enum_dispatch", ">", 70),
+        ("pygame_quiz", ">", 0.65),
+        ("json_rest", ">", 0.7),  # scores.get(label, 0) > 0.7
+        ("obj_local", ">=", 0.6),
     ],
 )
 def test_threshold(name, op, value):
@@ -263,6 +305,26 @@ def test_conjunction_and_suppression():
     assert decision.decide([("Person", 90), ("Uniform", 80)]) == (0,)
     assert decision.decide([("Person", 90), ("Uniform", 80), ("Weapon", 50)]) == ()
     assert decision.decide([("Person", 90)]) == ()
+
+
+def test_both_of_two_lists_is_a_choice_of_its_own():
+    decision = parse("lambda_s3").decisions[0]
+    assert decision.lists[0].combine == "all"
+    assert sorted(map(set, decision.lists[0].clauses), key=len) == [set(one.labels) for one in decision.lists[1:]]
+    outputs = ([("Man", 90)], [("Van", 90)], [("Van", 90), ("Man", 80)], [("Chair", 90)])
+    assert [decision.decide(output) for output in outputs] == [(1,), (2,), (0,), ()]
+    decision = parse("ternary_set").decisions[0]
+    assert [decision.decide([(x, 0.9) for x in labels]) for labels in (["Pizza"], ["Tea"], ["Tea", "Pizza"])] == [
+        (1,),
+        (2,),
+        (0,),
+    ]
+
+
+def test_thresholds_on_how_sure_a_sentiment_is():
+    negative, positive = parse("comprehend_router").decisions[0].lists
+    assert (negative.threshold.op, negative.threshold.value) == (">=", 0.7)
+    assert positive.threshold is None
 
 
 def test_top_of_the_output_only():
