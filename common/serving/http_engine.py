@@ -276,6 +276,7 @@ class HttpEngine:
         return sum(pages_for(of(flight), page) * page for flight in list(self._flights.values()))
 
     def _used_share(self) -> float:
+        # DEVIATION ragserve-21: the pool's occupancy from the server's own metrics, not the GPU's free memory from NVML.
         metrics = parse_metrics(self._web.get("/metrics"))
         for name in _USAGE_NAMES:
             if name in metrics:

@@ -229,6 +229,7 @@ class SimEngine:
 
     def promised_tokens(self) -> int:
         """See `Engine.promised_tokens`."""
+        # DEVIATION ragserve-20: waiting calls promise their answers too, not only their prompts.
         private = self.num_pages - self._free - self._shared_pages
         return (self._owed_pages - private) * self._page
 
