@@ -14,7 +14,7 @@ from common.errors import ConfigError
 from oneadapt import ascent
 from oneadapt.api import METHODS, Delivery, Feedback, Knobs
 from oneadapt.gradient import Gradient, accuracy_gradient
-from oneadapt.session import Application, Camera
+from oneadapt.session import Application, Camera, key_of
 
 TRADES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0)
 """Prices of all bytes, in accuracy, that experiments sweep: the same for every method that has one."""
@@ -97,7 +97,8 @@ class Ascent:
         self.application = application
         self.states_K: npt.NDArray[np.float64] = np.ones(len(application.knobs))
         self.scale = method.scale if method.scale is not None else float(application.extra.get("scale", 1.0))
-        self.reference: float | None = None
+        self.reference = 0.0
+        self._probed_at = 0
         self.note: dict[str, float] = {}
         self._optimiser = ascent.optimiser(method.optimiser, method.rate, method.max_step)
 
@@ -124,7 +125,7 @@ class Ascent:
         self.note["utility"] = saliency.utility
         raised = 0.0
         if self.method.has_guard:
-            gradient, raised = self._guard(feedback, gradient)
+            gradient, raised = self._guard(feedback, delivery, gradient)
         feedback.camera.receive(gradient.num_bytes)
         best = feedback.camera.encode(self.application.best)
         accuracy_K, resource_K = self.gradients(gradient, delivery, best, feedback.camera)
@@ -154,7 +155,7 @@ class Ascent:
     def _deltas(self) -> npt.NDArray[np.float64]:
         return np.array([1 / (len(knob.values) - 1) for knob in self.application.knobs])
 
-    def _guard(self, feedback: Feedback, gradient: Gradient) -> tuple[Gradient, float]:
+    def _guard(self, feedback: Feedback, delivery: Delivery, gradient: Gradient) -> tuple[Gradient, float]:
         """The gradient to use, and by how many steps to raise all knobs.
 
         At poor settings no score is near the threshold, so the gradient is near 0 and the price of bytes alone decides: a dead
@@ -162,10 +163,14 @@ class Ascent:
         fallen, shows how many results there should be.
         """
         # DEVIATION oneadapt-1: a guard; the paper's rule has none (method oneadapt_plain).
-        is_due = (feedback.t - 1) % self.method.probe_every == 0
-        has_fallen = self.reference is not None and gradient.utility < DEAD * self.reference
+        if key_of(delivery.knobs) == key_of(self.application.best):
+            self.reference, self._probed_at = gradient.utility, feedback.t  # what was sent is as good as a probe
+            return gradient, 0.0
+        is_due = feedback.t - self._probed_at >= self.method.probe_every
+        has_fallen = gradient.utility < DEAD * self.reference
         if not (is_due or has_fallen):
             return gradient, 0.0
+        self._probed_at = feedback.t
         probe = feedback.camera.encode_last(self.application.best)
         feedback.camera.send(probe)
         there = feedback.server.saliency(probe, is_analysed=False)

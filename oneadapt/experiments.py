@@ -14,6 +14,7 @@ from common.results import ItemRows, Row
 from oneadapt.api import EXPERIMENTS, WORKLOADS
 from oneadapt.baselines import Fixed
 from oneadapt.harness import (
+    START_INTERVALS,
     comparison_rows,
     hindsight,
     pipeline_of,
@@ -35,20 +36,23 @@ class _Compared:
         num_intervals: length of a clip.
         profile_intervals: length of the offline profile's clip.
         points: values swept per method; 0: all that it registers.
+        training_steps: of the camera's or the enlarging network, in pipelines that have one.
         pipeline: which knobs; methods of another pipeline are refused.
-        ours: the method that savings and gains are computed for.
+        ours: the methods that savings and gains are computed for.
     """
 
     workloads: Sequence[str] = ("thermal_detection",)
     num_intervals: int = 20
     profile_intervals: int = 10
     points: int = 0
+    training_steps: int = 400
     pipeline: str = "encoding"
-    ours: str = "oneadapt"
+    ours: Sequence[str] = ("oneadapt", "oneadapt_plain")
 
     def __post_init__(self) -> None:
         names = (self.workloads,) if isinstance(self.workloads, str) else tuple(self.workloads)
         object.__setattr__(self, "workloads", names)
+        object.__setattr__(self, "ours", (self.ours,) if isinstance(self.ours, str) else tuple(self.ours))
         if not self.workloads or self.num_intervals < 2 or self.profile_intervals < 1 or self.points < 0:
             raise ConfigError(
                 f"workloads={list(self.workloads)} must name at least one, num_intervals={self.num_intervals} be at least 2, "
@@ -71,7 +75,7 @@ class _Compared:
             workload = WORKLOADS.create(name) if run.workload is None else run.workload
             if name not in known:
                 known.clear()
-                known[name] = ready(run, workload, name, self.pipeline, self.profile_intervals)
+                known[name] = ready(run, workload, name, self.pipeline, self.profile_intervals, self.training_steps)
             clip = test_clip(run, workload, name, index, self.num_intervals)
             yield ItemRows(key, self._compare(run, known[name], clip, name))
 
@@ -94,12 +98,19 @@ class _Compared:
                 records[name, value] = records["grid", known.settings.index(known.best_fixed(value))]
         rows: list[Row] = []
         curves: dict[str, list[tuple[float, float]]] = {}
+        late_curves: dict[str, list[tuple[float, float]]] = {}
         for name, field, value, _ in sessions:
             own = records[name, value]
             rows += session_rows(application, name, {field: value} if field else {}, own, workload)
             whole = summarise_records(application, own)
             curves.setdefault(name, []).append((whole.resource, whole.accuracy))
-        return rows + comparison_rows(curves, self.ours, workload)
+            if len(own) > START_INTERVALS:
+                after = summarise_records(application, own[START_INTERVALS:])
+                late_curves.setdefault(name, []).append((after.resource, after.accuracy))
+        for ours in self.ours:
+            rows += comparison_rows(curves, ours, workload)
+            rows += comparison_rows(late_curves, ours, workload, "late_")
+        return rows
 
 
 @EXPERIMENTS.add("tradeoff")
@@ -125,7 +136,7 @@ class Blocks(_Compared):
 
     workloads: Sequence[str] = ("rgb_detection", "thermal_detection")
     pipeline: str = "blocks"
-    ours: str = "oneadapt_blocks"
+    ours: Sequence[str] = ("oneadapt_blocks",)
 
 
 @EXPERIMENTS.add("frame_filter")
@@ -138,7 +149,7 @@ class FrameFilterTradeoff(_Compared):
 
     workloads: Sequence[str] = ("rgb_detection", "thermal_detection")
     pipeline: str = "filter"
-    ours: str = "oneadapt_filter"
+    ours: Sequence[str] = ("oneadapt_filter",)
 
 
 @EXPERIMENTS.add("upscaling")
@@ -148,7 +159,7 @@ class UpscalingTradeoff(_Compared):
 
     workloads: Sequence[str] = ("rgb_detection", "thermal_detection")
     pipeline: str = "upscaling"
-    ours: str = "oneadapt_upscaling"
+    ours: Sequence[str] = ("oneadapt_upscaling",)
 
 
 @EXPERIMENTS.add("frame_rate")

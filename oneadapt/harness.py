@@ -25,7 +25,9 @@ def pipeline_of(method: Any) -> str:
     return str(getattr(method, "pipeline", "encoding"))
 
 
-def ready(run: Run, workload: Any, name: str, pipeline: str, profile_intervals: int) -> Application:
+def ready(
+    run: Run, workload: Any, name: str, pipeline: str, profile_intervals: int, training_steps: int = 400
+) -> Application:
     """An application with its offline profile, and what else its pipeline's methods need.
 
     Args:
@@ -34,6 +36,7 @@ def ready(run: Run, workload: Any, name: str, pipeline: str, profile_intervals: 
         name: its registered name.
         pipeline: which knobs.
         profile_intervals: intervals of the profile's clip.
+        training_steps: of the block network or the enlarging network, where the pipeline has one.
     """
     application = workload.application(pipeline, run.data)
     clips = list(workload.clips(run.rng("profile", name), 1, profile_intervals, run.data))
@@ -46,11 +49,11 @@ def ready(run: Run, workload: Any, name: str, pipeline: str, profile_intervals: 
     if pipeline == "blocks":
         from oneadapt.blocks import train_block_network
 
-        network = train_block_network(application, clips, run.rng("block network", name))
+        network = train_block_network(application, clips, run.rng("block network", name), steps=training_steps)
         return dataclasses.replace(application, extra={**application.extra, "block_network": network})
     from oneadapt.upscaling import train_enlarger
 
-    weights = train_enlarger(application, clips, run.rng("enlarger", name))
+    weights = train_enlarger(application, clips, run.rng("enlarger", name), steps=training_steps)
     return dataclasses.replace(application, extra={**application.extra, "enlarger": weights})
 
 
@@ -167,8 +170,17 @@ def saving_and_gain(
     return saving, gain
 
 
-def comparison_rows(curves: Mapping[str, Sequence[tuple[float, float]]], ours: str, workload: str) -> list[Row]:
-    """Rows `saving` and `gain` of method `ours` against each other method (which the row names), where the curves overlap."""
+def comparison_rows(
+    curves: Mapping[str, Sequence[tuple[float, float]]], ours: str, workload: str, prefix: str = ""
+) -> list[Row]:
+    """Rows `saving` and `gain` of method `ours` against each other method (which the row names), where the curves overlap.
+
+    Args:
+        curves: (resource, accuracy) points by method.
+        ours: a method; nothing is compared if it has no curve.
+        workload: for the rows.
+        prefix: of the metrics' names: "late_" for curves without the clips' first intervals.
+    """
     rows = []
     for name, points in curves.items():
         if name == ours or ours not in curves:
@@ -176,7 +188,7 @@ def comparison_rows(curves: Mapping[str, Sequence[tuple[float, float]]], ours: s
         saving, gain = saving_and_gain(curves[ours], points)
         for metric, value in (("saving", saving), ("gain", gain)):
             if value is not None:
-                rows.append(Row(metric, value, "1", "measured", name, {"ours": ours}, workload))
+                rows.append(Row(prefix + metric, value, "1", "measured", name, {"ours": ours}, workload))
     return rows
 
 
