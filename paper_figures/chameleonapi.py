@@ -2,8 +2,19 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from common.plotting import Drawing, SeriesStyle, grouped_bars, legend, lines, panels, plain_styles, stacked_bars
+from common.plotting import (
+    PAPER_GREY,
+    Drawing,
+    SeriesStyle,
+    grouped_bars,
+    legend,
+    lines,
+    panels,
+    plain_styles,
+    stacked_bars,
+)
 from common.results import Results
 from common.stats import summarise
 from paper_figures._panels import need, rows_used, styles_of
@@ -25,13 +36,46 @@ PAPER = {  # Table 3
 }
 
 
+ORDER = (
+    "best_of_all", "generic", "categorized", "chameleonapi_basic", "basic_equal_steps", "threshold_only", "one_vs_rest",
+    "chameleonapi",
+)  # fmt: skip
+
+
+def _styles(results: Results) -> dict[str, SeriesStyle]:
+    """Styles in the order of the paper's legend, plug-ins after them."""
+    found = styles_of(results)
+    known = [name for name in ORDER if name in found]
+    return {name: found[name] for name in [*known, *(n for n in found if n not in known)]}
+
+
+def _paper_marks(axes: Axes, summary: pd.DataFrame, styles: dict[str, SeriesStyle]) -> None:
+    """The paper's Table 3 as short grey lines over the bars of the same method."""
+    groups = list(dict.fromkeys(summary["kind"]))
+    shown = [name for name in styles if name in set(summary["series"])]
+    width, label = 0.8 / max(1, len(shown)), "paper: Table 3"
+    for kind, name in KINDS.items():
+        for method, value in PAPER[kind].items():
+            if name in groups and method in shown:
+                at = groups.index(name) + (shown.index(method) - (len(shown) - 1) / 2) * width
+                axes.plot(
+                    [at - width / 2, at + width / 2],
+                    [value, value],
+                    color=PAPER_GREY,
+                    linewidth=3,
+                    label=label,
+                    zorder=4,
+                )
+                label = "_nolegend_"
+
+
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(kind=rows[KIND].map(KINDS))
 
 
 def _by_kind(results: Results, title: str) -> Drawing:
     need(results, "idr")
-    styles = styles_of(results)
+    styles = _styles(results)
     keep = ["series", KIND, "factor.order", POINT]
     rows = _named(results.select(keep=keep, metric="idr"))
     points = [p for p in POINTS if p in set(rows[POINT])]
@@ -46,6 +90,8 @@ def _by_kind(results: Results, title: str) -> Drawing:
         summary["kind"] = pd.Categorical(summary["kind"], order, ordered=True)
         summary = summary.sort_values("kind", kind="stable").assign(kind=lambda t: t["kind"].astype(str))
         grouped_bars(axes, summary, styles, "kind")
+        if point == points[0]:
+            _paper_marks(axes, summary, styles)
         axes.set_ylabel(IDR)
         axes.set_title(POINTS[point])
         plotted.append(summary.assign(operating_point=point))
@@ -55,7 +101,8 @@ def _by_kind(results: Results, title: str) -> Drawing:
         "over applications. Test "
         "inputs are balanced over an application's lists and none. The lowest panel's thresholds are chosen "
         "on validation, for every "
-        f"method by the same search. {APPS}"
+        "method by the same search. Grey lines: the paper's Table 3, for its own models, data and applications; only differences "
+        f"between bars can be compared. {APPS}"
     )
     return Drawing(fig, pd.concat(plotted, ignore_index=True), rows_used(results, ["idr"]), title, text)
 
@@ -79,7 +126,7 @@ def per_application(results: Results) -> Drawing:
     shown = ["best_of_all", "generic", "basic_equal_steps", "chameleonapi"]
     rows = results.select(keep=["series", KIND, "factor.order", POINT, "item"], metric="idr", method=shown)
     points = [p for p in ("fixed", "tuned") if p in set(rows[POINT])]
-    styles = styles_of(results)
+    styles = _styles(results)
     fig, grid = panels(len(points), 1, width_in=8.4, height_in=2.6)
     plotted = []
     for axes, point in zip(grid[:, 0], points, strict=True):
@@ -104,7 +151,7 @@ def remaining_errors(results: Results) -> Drawing:
     need(results, "error_share")
     rows = results.select(keep=["series", KIND, "factor.order", "factor.error"], metric="error_share")
     parts = summarise(rows, ["series", "factor.error"])
-    labels = {name: style.label for name, style in styles_of(results).items()}
+    labels = {name: style.label for name, style in _styles(results).items()}
     parts = parts.assign(method=parts["series"].map(labels))
     styles = {
         "missed": SeriesStyle("list missed", "#0072B2", "o"),
@@ -123,7 +170,7 @@ def threshold_sensitivity(results: Results) -> Drawing:
     """Incorrect decision rate over the API's threshold, and over its output limit with tuned thresholds."""
     need(results, "idr_at_theta")
     shown = ["generic", "basic_equal_steps", "one_vs_rest", "chameleonapi"]
-    styles = styles_of(results)
+    styles = _styles(results)
     fig, grid = panels(1, 2, width_in=4.0, height_in=2.8)
     plotted = []
     for axes, metric, factor, label in (
@@ -152,7 +199,7 @@ def prevalence(results: Results) -> Drawing:
     shown = ["generic", "basic_equal_steps", "threshold_only", "chameleonapi"]
     keep = ["series", KIND, "factor.order", "factor.prevalence", POINT]
     rows = results.select(keep=keep, metric="idr_at_prevalence", method=shown)
-    styles = styles_of(results)
+    styles = _styles(results)
     points = [p for p in ("fixed", "tuned") if p in set(rows[POINT])]
     fig, grid = panels(1, len(points), width_in=4.0, height_in=2.8)
     plotted = []
@@ -176,7 +223,7 @@ def prevalence(results: Results) -> Drawing:
 def collateral(results: Results) -> Drawing:
     """Mean average precision over all labels, over the application's labels, and the share of label errors that matter."""
     need(results, "label_map")
-    styles = styles_of(results)
+    styles = _styles(results)
     shown = ["generic", "chameleonapi_basic", "basic_equal_steps", "chameleonapi"]
     names = {
         "label_map": "mAP, all labels",
@@ -209,7 +256,7 @@ def confusion(results: Results) -> Drawing:
         method=["generic", "chameleonapi"],
     )  # fmt: skip
     points = summarise(rows, ["series", "factor.true", "factor.taken"])
-    styles = styles_of(results)
+    styles = _styles(results)
     series = [name for name in styles if name in set(points["series"])]
     choices = sorted(set(points["factor.true"].astype(str)), key=lambda c: (c == "none", c))
     fig, grid = panels(1, len(series), width_in=3.2, height_in=2.8)
@@ -244,7 +291,7 @@ def _over(results: Results, factor: str, xlabel: str, title: str, text: str, *, 
     need(results, "idr")
     column = f"factor.{factor}"
     rows = results.select(keep=["series", KIND, "factor.order", column, POINT], metric="idr")
-    styles = styles_of(results)
+    styles = _styles(results)
     points = [p for p in ("fixed", "tuned") if p in set(rows[POINT])]
     fig, grid = panels(1, len(points), width_in=4.0, height_in=2.8)
     plotted = []
@@ -309,7 +356,7 @@ def loss_ablation(results: Results) -> Drawing:
 def cost(results: Results) -> Drawing:
     """Time to customize one application, and the validation error after each epoch of stage 2."""
     need(results, "training_time")
-    styles = styles_of(results)
+    styles = _styles(results)
     fig, grid = panels(1, 2, width_in=3.8, height_in=2.8)
     rows = results.select(keep=["series", "factor.stage"], metric="training_time")
     times = summarise(rows, ["series", "factor.stage"], "median").assign(

@@ -498,7 +498,7 @@ class Analysis:
         return found
 
     def _pairs_with_effect(self, lists: list[_List], base_view: View) -> tuple[list[_List], list[tuple[int, int]]]:
-        """Conjunctions of two lists that have an effect of their own ("if a and b ... elif a ... elif b ..."), and which lists."""
+        """Conjunctions of two lists that have an effect of their own ("if a and b .. elif a .. elif b"), and which lists."""
         found: list[_List] = []
         covered: list[tuple[int, int]] = []
         group = max((one.group for one in lists), default=-1) + 1

@@ -133,7 +133,8 @@ def test_shipped_networks_match_their_cards():
             continue
         card = json.loads((FOLDER / f"{name}.json").read_text())
         assert facts_of(path) == card
-        assert card["recipe"] == dataclasses.asdict(recipe)
+        # Cards of networks that start from random weights may leave `start` out.
+        assert {"start": "", **card["recipe"]} == dataclasses.asdict(recipe)
         assert card["num_parameters"] < 1_000_000
         assert card["test_map"] > 4 * card["chance_map"]
 
