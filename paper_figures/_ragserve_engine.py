@@ -76,7 +76,7 @@ def engine_calibration(results: Results) -> Drawing:
     )
 
 
-_BATCH = [f"factor.{name}" for name in ("new", "past", "num_decode", "context")]
+_BATCH = [f"factor.{name}" for name in ("new", "past", "num_decode", "context", "prompts")]
 
 
 @figure("ragserve", "engine_replay", experiment="engine_replay")
@@ -96,7 +96,7 @@ def engine_replay(results: Results) -> Drawing:
         grid[0, column].set_title(title)
         for axes, metric in zip(grid[:, column], shown, strict=True):
             fixed = {"metric": metric, "factor.pool_tokens": pool}
-            rows = own.select(keep=["factor.engine", "factor.load"], **fixed)
+            rows = own.select(keep=["factor.engine", "factor.load", "basis"], **fixed)
             points = summarise(rows, ["factor.engine", "factor.load"]).rename(columns={"factor.load": "load"})
             lines(axes, points, ENGINES, "load", by="factor.engine")
             axes.set_ylabel(metrics[metric])

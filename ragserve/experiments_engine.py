@@ -86,8 +86,8 @@ class EngineCalibration:
             )
         points = []
         for point in report["points"]:
-            batch = Batch(point["new"], point["past"], point["num_decode"], point["context"])
-            name = f"new{batch.new}-past{batch.past}-decode{batch.num_decode}-context{batch.context}"
+            batch = Batch(point["new"], point["past"], point["num_decode"], point["context"], point["prompts"])
+            name = f"{batch.prompts}x{batch.new}-past{batch.past}-decode{batch.num_decode}-context{batch.context}"
             points.append((name, (batch, point["seconds"], point["held_out_s"])))
         for key, (batch, seconds, held_s) in run.todo(points):
             factors = {"kind": _kind(batch), **dataclasses.asdict(batch)}

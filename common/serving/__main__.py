@@ -112,8 +112,8 @@ def _calibrate(options: argparse.Namespace) -> None:
         print(f"  {tokens:>5} tokens: {1e3 * seconds:8.3f} ms")
     for tokens, seconds in zip(cost["read_tokens"], cost["read_s"], strict=True):
         print(f"  {tokens:>5} tokens: {1e6 * seconds:8.3f} us per KV token read")
-    print(f"  {1e6 * cost['decode_s']:.1f} us per decoding sequence, {1e9 * cost['beta_s']:.2f} ns per pair, ", end="")
-    print(f"{1e9 * cost['gamma_s']:.1f} ns per decoded KV token")
+    print(f"  {1e6 * cost['decode_s']:.1f} us per decoding sequence, {1e6 * cost['chunk_s']:.1f} us per prompt")
+    print(f"  {1e9 * cost['beta_s']:.2f} ns per pair, {1e9 * cost['gamma_s']:.1f} ns per decoded KV token")
     held = report["held_out_mean_relative_error"], report["held_out_max_relative_error"]
     print(f"held-out error: mean {held[0]:.1%}, largest {held[1]:.1%}")
     print(f"written to {options.out}")

@@ -34,6 +34,7 @@ class Batch:
 
     Attributes:
         new, past: prompt tokens of one chunk and the tokens of the same prompt before it; new = 0 for no prompt.
+        prompts: how many such chunks; more than one only with past = 0.
         num_decode, context: decoding sequences, and the KV tokens that each attends to (its new one included).
     """
 
@@ -41,16 +42,26 @@ class Batch:
     past: int = 0
     num_decode: int = 0
     context: int = 0
+    prompts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1 or (self.prompts > 1 and self.past):
+            raise ConfigError(f"prompts={self.prompts} with past={self.past}: several prompts begin together, from 0.")
+
+    @property
+    def chunks(self) -> int:
+        """Prompts that are computed."""
+        return self.prompts if self.new else 0
 
     @property
     def tokens(self) -> int:
         """Tokens computed."""
-        return self.new + self.num_decode
+        return self.new * self.prompts + self.num_decode
 
     @property
     def kv_tokens(self) -> int:
         """KV tokens read by its sequences together."""
-        return self.num_decode * self.context + (self.past + self.new if self.new else 0)
+        return self.num_decode * self.context + self.chunks * (self.past + self.new)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +99,7 @@ class Fit:
 
 
 def grid(max_batch_tokens: int, context_tokens: int, num_decode: Sequence[int] = (1, 2, 4, 8, 16)) -> list[Batch]:
-    """The default grid: prompts (new x past), decodes (sequences x context), and both together."""
+    """The default grid: prompts (new x past), decodes (sequences x context), both together, and several prompts at once."""
     news = [n for n in (8, 32, 64, 128, 256, 512, 1024, 2048) if n <= max_batch_tokens]
     pasts = [p for p in (0, 256, 1024) if p < context_tokens]
     contexts = [c for c in (32, 128, 512) if c < context_tokens]
@@ -100,7 +111,13 @@ def grid(max_batch_tokens: int, context_tokens: int, num_decode: Sequence[int] =
         for b, c in ((2, 128), (8, 256))
         if n + b <= max_batch_tokens and n + p < context_tokens and c < context_tokens
     ]
-    return prompts + decodes + mixed
+    several = [
+        Batch(n, 0, b, c, k)
+        for n, k in ((24, 4), (24, 8), (64, 3), (64, 6))
+        for b, c in ((0, 0), (6, 192))
+        if n * k + b <= max_batch_tokens and c < context_tokens
+    ]
+    return prompts + decodes + mixed + several
 
 
 def time_batches(
@@ -170,7 +187,7 @@ def fit(points: Sequence[Point], source: str, folds: int = 5) -> Fit:
     largest = max((point.batch.tokens for point in points), default=0)
     for wanted in _KNOTS:
         linear, read = (_with_end(knots, largest) for knots in wanted)
-        unknowns = len(linear) + len(read) + 3
+        unknowns = len(linear) + len(read) + 4
         if 2 * unknowns <= len(points):
             break
     else:
@@ -185,9 +202,18 @@ def fit(points: Sequence[Point], source: str, folds: int = 5) -> Fit:
     found = _solve(x, seconds)
     curve_s = [float(value) for value in np.cumsum(found[: len(linear)])]
     read_s = [float(value) for value in np.cumsum(found[len(linear) : len(linear) + len(read)])]
-    decode_s, beta_s, gamma_s = (float(value) for value in found[-3:])
+    decode_s, chunk_s, beta_s, gamma_s = (float(value) for value in found[-4:])
     cost = CostModel(
-        linear, tuple(curve_s), read, tuple(read_s), beta_s, gamma_s, decode_s, basis="simulated", source=source
+        linear,
+        tuple(curve_s),
+        read,
+        tuple(read_s),
+        beta_s,
+        gamma_s,
+        decode_s,
+        chunk_s,
+        basis="simulated",
+        source=source,
     )
     fitted = np.abs(x @ found / seconds - 1)
     return Fit(cost, float(errors.mean()), float(errors.max()), tuple(map(float, predicted)), float(fitted.mean()))
@@ -204,12 +230,13 @@ def _steps(tokens: int, knots: tuple[int, ...]) -> list[float]:
 
 
 def _features(batch: Batch, linear: tuple[int, ...], read: tuple[int, ...]) -> list[float]:
-    """The batch in the terms of the cost model: rises of both curves, decode_s, beta_s, gamma_s."""
+    """The batch in the terms of the cost model: rises of both curves, decode_s, chunk_s, beta_s, gamma_s."""
     return [
         *_steps(batch.tokens, linear),
         *(batch.kv_tokens * step for step in _steps(batch.tokens, read)),
         float(batch.num_decode),
-        pairs(batch.past, batch.new),
+        float(batch.chunks),
+        batch.prompts * pairs(batch.past, batch.new),
         float(batch.num_decode * batch.context),
     ]
 
@@ -227,7 +254,7 @@ def _solve(x: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def _pool_need(batch: Batch, repeats: int) -> int:
-    return batch.num_decode * (batch.context + repeats + 32) + batch.past + batch.new + 32
+    return batch.num_decode * (batch.context + repeats + 32) + batch.past + batch.prompts * (batch.new + 32)
 
 
 def _time_batch(engine: TransformersEngine, batch: Batch, cpu_clock: Callable[[], float], repeats: int) -> list[float]:
@@ -253,14 +280,15 @@ def _time_batch(engine: TransformersEngine, batch: Batch, cpu_clock: Callable[[]
             times.append(cpu_clock() - begin_s)
     else:
         for _ in range(repeats):
-            engine.submit(Call(tokens(batch.past + batch.new), 1))
+            for _ in range(batch.prompts):
+                engine.submit(Call(tokens(batch.past + batch.new), 1))
             left = batch.past
             while left:
                 piece = min(left, full - batch.num_decode)
                 engine.limit_batch(piece + batch.num_decode)
                 engine.step()
                 left -= piece
-            engine.limit_batch(batch.new + batch.num_decode)
+            engine.limit_batch(batch.tokens)
             begin_s = cpu_clock()
             engine.step()
             times.append(cpu_clock() - begin_s)

@@ -1,11 +1,12 @@
 """How long one engine iteration takes, as a formula fitted to a real engine or taken from a table.
 
-    t_step = linear(n_tok) + decode_s * n_decode + beta_s * sum over prefill chunks of (n_new * mean context)
+    t_step = linear(n_tok) + decode_s * n_decode + chunk_s * n_chunks + beta_s * sum over prefill chunks of (n_new * mean context)
              + gamma_s * sum over decoding sequences of (KV length) + read(n_tok) * (all KV tokens read) + cpu_s
 
 n_tok is the number of tokens computed, of prefill chunks and decoding sequences together. `linear`, `beta_s`, `gamma_s` and
-`cpu_s` are the RAGServe sheet's terms (8.3). `decode_s` and `read` are ours, for engines that pay for a decoding sequence beyond
-its token, or whose attention computes the whole block of (all queries) x (all keys) of a batch, as transformers' does on a CPU.
+`cpu_s` are the RAGServe sheet's terms (8.3). `decode_s`, `chunk_s` and `read` are ours, for engines that pay for a sequence
+beyond its tokens, or whose attention computes the whole block of (all queries) x (all keys) of a batch, as transformers' does on
+a CPU.
 """
 
 import bisect
@@ -34,6 +35,7 @@ class CostModel:
         beta_s: per pair of a new prompt token and a token that it attends to.
         gamma_s: per token of KV cache that a decoding sequence attends to.
         decode_s: per decoding sequence, beyond its one token.
+        chunk_s: per prompt, or part of one, that is computed, beyond its tokens.
         cpu_s: per iteration, whatever is in it.
         basis: "simulated" if the numbers were fitted to measurements of a real engine, "modelled" otherwise; virtual times
             made with this model carry it.
@@ -47,6 +49,7 @@ class CostModel:
     beta_s: float = 0.0
     gamma_s: float = 0.0
     decode_s: float = 0.0
+    chunk_s: float = 0.0
     cpu_s: float = 0.0
     basis: Basis = "modelled"
     source: str = ""
@@ -63,7 +66,7 @@ class CostModel:
                 raise ConfigError(f"{name}_tokens={tokens} must rise.")
         if self.basis not in ("simulated", "modelled"):
             raise ConfigError(f"basis {self.basis!r} of a cost model is not one of simulated, modelled.")
-        numbers = (*self.linear_s, *self.read_s, self.beta_s, self.gamma_s, self.decode_s, self.cpu_s)
+        numbers = (*self.linear_s, *self.read_s, self.beta_s, self.gamma_s, self.decode_s, self.chunk_s, self.cpu_s)
         if not all(0 <= number < float("inf") for number in numbers):
             raise ConfigError(f"the cost model from {self.source!r} has a negative or endless time in it.")
 
@@ -82,6 +85,7 @@ class CostModel:
         num_decode: int,
         decode_kv_tokens: int,
         prefill_kv_tokens: int,
+        num_chunks: int | None = None,
     ) -> float:
         """Time of an iteration in seconds.
 
@@ -91,11 +95,14 @@ class CostModel:
             num_decode: decoding sequences, one token each.
             decode_kv_tokens: KV tokens they attend to, their own new ones included.
             prefill_kv_tokens: KV tokens that the chunks attend to, their own new ones included.
+            num_chunks: prompts, or parts of prompts, computed; by default one if there are prompt tokens.
         """
+        chunks = num_chunks if num_chunks is not None else int(prefill_tokens > 0)
         tokens = prefill_tokens + num_decode
         return (
             self.linear(tokens)
             + self.decode_s * num_decode
+            + self.chunk_s * chunks
             + self.beta_s * prefill_pairs
             + self.gamma_s * decode_kv_tokens
             + self.read(tokens) * (decode_kv_tokens + prefill_kv_tokens)

@@ -342,6 +342,7 @@ class SimEngine:
         step_s = (
             self._linear[tokens]
             + cost.decode_s * num_decode
+            + cost.chunk_s * len(chunks)
             + cost.beta_s * pairs
             + cost.gamma_s * decode_kv
             + self._read[tokens] * (decode_kv + prefill_kv)

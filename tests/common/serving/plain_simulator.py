@@ -95,6 +95,7 @@ def simulate(facts, cost, arrivals, admission="whole_prompt"):
             len(decodes),
             sum(s.cached + 1 for s in decodes),
             sum(s.cached + n for s, n in chunks),
+            len(chunks),
         )
         for sequence in decodes:
             sequence.cached += 1

@@ -18,14 +18,21 @@ def test_batches_count_their_tokens():
     assert pairs(10, 3) == 36
     assert (Batch(3, 10, 2, 5).tokens, Batch(3, 10, 2, 5).kv_tokens) == (5, 23)
     assert (Batch(0, 0, 2, 5).tokens, Batch(0, 0, 2, 5).kv_tokens) == (2, 10)
+    # Four prompts of 3 tokens beside them.
+    assert (Batch(3, 0, 2, 5, 4).tokens, Batch(3, 0, 2, 5, 4).kv_tokens, Batch(3, 0, 2, 5, 4).chunks) == (14, 22, 4)
+    with pytest.raises(ConfigError, match="prompts=2 with past=5"):
+        Batch(3, 5, prompts=2)
 
 
 def test_step_is_the_formula():
     # Two pieces: 10 + 0.5 n below 100, slope 1 beyond; 0.001 n per KV token read.
-    cost = CostModel((0, 100, 200), (10.0, 60.0, 160.0), (0, 10), (0.0, 0.01), 0.1, 0.01, 1.0, 5.0)
+    cost = CostModel((0, 100, 200), (10.0, 60.0, 160.0), (0, 10), (0.0, 0.01), 0.1, 0.01, 1.0, 0.25, 5.0)
     assert cost.linear(50) == 35
     assert cost.linear(250) == 210
-    assert cost.step(3, 36, 2, 10, 13) == pytest.approx(12.5 + 2 * 1.0 + 36 * 0.1 + 10 * 0.01 + 5 * 23 * 0.001 + 5)
+    assert cost.step(3, 36, 2, 10, 13) == pytest.approx(
+        12.5 + 2 * 1.0 + 36 * 0.1 + 10 * 0.01 + 5 * 23 * 0.001 + 0.25 + 5
+    )
+    assert cost.step(3, 36, 2, 10, 13, 3) - cost.step(3, 36, 2, 10, 13) == pytest.approx(0.5)
     # 5 tokens in chunks of 2: (0, 2), (2, 2), (4, 1).
     chunks = [(2, 3, 2), (2, 2 * 2 + 3, 4), (1, 5, 5)]
     assert cost.prefill_s(5, 2) == pytest.approx(sum(cost.step(n, p, 0, 0, kv) for n, p, kv in chunks))
@@ -35,7 +42,12 @@ def times_of(cost, batches):
     return np.array(
         [
             cost.step(
-                b.new, pairs(b.past, b.new), b.num_decode, b.num_decode * b.context, b.past + b.new if b.new else 0
+                b.new * b.chunks,
+                b.chunks * pairs(b.past, b.new),
+                b.num_decode,
+                b.num_decode * b.context,
+                b.chunks * (b.past + b.new),
+                b.chunks,
             )
             for b in batches
         ]
@@ -52,6 +64,7 @@ def test_the_fit_finds_what_made_the_points():
         3e-9,
         4e-8,
         1e-4,
+        2e-4,
         basis="simulated",
     )
     seconds = times_of(true, batches)
@@ -59,7 +72,7 @@ def test_the_fit_finds_what_made_the_points():
     assert found.held_out_max < 1e-3
     assert found.cost.linear_tokens == (1, 16, 64, 256, 512)
     np.testing.assert_allclose(found.cost.linear_s, true.linear_s, rtol=1e-3)
-    others = [Batch(40, 300, 3, 700), Batch(200, 900, 12, 50), Batch(0, 0, 10, 222)]
+    others = [Batch(40, 300, 3, 700), Batch(200, 900, 12, 50), Batch(0, 0, 10, 222), Batch(30, 0, 2, 99, 7)]
     np.testing.assert_allclose(times_of(found.cost, others), times_of(true, others), rtol=1e-3)
     noisy = seconds * np.random.default_rng(0).uniform(0.8, 1.2, len(seconds))
     worse = fit([Point(b, float(s), 7) for b, s in zip(batches, noisy, strict=True)], "x")
@@ -92,7 +105,7 @@ def test_a_real_engine_is_calibrated_and_kept(tiny, tmp_path):
     batches = [Batch(n, p) for n in (8, 32, 64, 100) for p in (0, 64)] + [
         Batch(0, 0, b, c) for b in (1, 4) for c in (16, 64)
     ]
-    batches += [Batch(16, 0, 2, 32), Batch(50, 20, 4, 32), Batch(30, 0, 1, 100)]
+    batches += [Batch(16, 0, 2, 32), Batch(50, 20, 4, 32), Batch(30, 0, 1, 100), Batch(10, 0, 0, 0, 3)]
     seen = []
     report = calibrate(
         tiny,
@@ -151,7 +164,7 @@ def test_too_few_repeats_points_or_pool(tiny):
     with pytest.raises(ConfigError, match="no batch of the grid fits"):
         time_batches(engine, [Batch(400, 400)], time.process_time, 7)
     engine.close()
-    with pytest.raises(ConfigError, match="too few for 7 unknowns"):
+    with pytest.raises(ConfigError, match="too few for 8 unknowns"):
         fit([Point(Batch(4 + i), 0.1, 7) for i in range(5)], "x")
 
 

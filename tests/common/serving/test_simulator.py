@@ -14,7 +14,9 @@ from common.serving.cost import CostModel, preset
 from common.serving.simulator import SimEngine, SimOptions
 from tests.common.serving.plain_simulator import simulate
 
-COST = CostModel((0, 1000), (0.001, 0.101), (0, 1), (0.0, 1e-8), beta_s=1e-6, gamma_s=2e-6, decode_s=1e-4, cpu_s=2e-3)
+COST = CostModel(
+    (0, 1000), (0.001, 0.101), (0, 1), (0.0, 1e-8), beta_s=1e-6, gamma_s=2e-6, decode_s=1e-4, chunk_s=3e-4, cpu_s=2e-3
+)
 SMALL = EngineFacts(100, 1000, pool_tokens=64 * 16, max_batch_tokens=64, max_seqs=16, watermark_tokens=16)
 
 
@@ -118,7 +120,7 @@ def test_single_request_takes_the_closed_form():
     linear = [0.001 + 1e-4 * n for n in (64, 64, 22)]
     pairs = [64 * 65 / 2, 64 * 64 + 64 * 65 / 2, 22 * 128 + 22 * 23 / 2]
     block = [64 * 64, 64 * 128, 22 * 150]
-    prefill = sum(l + 1e-6 * p + 1e-8 * k + 2e-3 for l, p, k in zip(linear, pairs, block, strict=True))  # noqa: E741
+    prefill = sum(l + 1e-6 * p + 1e-8 * k + 3e-4 + 2e-3 for l, p, k in zip(linear, pairs, block, strict=True))  # noqa: E741
     decode = sum(0.0011 + 1e-4 + 2e-6 * kv + 1e-8 * kv + 2e-3 for kv in (151, 152, 153, 154))
     assert done.started_s == done.submitted_s == 0.5
     assert done.first_token_s == pytest.approx(0.5 + prefill)
