@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from common.plotting import Drawing, SeriesStyle, grouped_bars, legend, lines, panels, paper_band, plain_styles
 from common.results import Results
@@ -90,6 +91,7 @@ def _plane(axes: Axes, own: Results, styles: dict[str, SeriesStyle]) -> pd.DataF
     if len(unstable):
         share = unstable.groupby(["method", "factor.setting"])["value"].mean()
         bad = {key for key, value in share.items() if value > 0.5}
+    points = points[~points["factor.setting"].isin(["similar delay", "similar quality"])].copy()
     points["is_unstable"] = [(m, s) in bad for m, s in zip(points["method"], points["factor.setting"], strict=True)]
     for name, group in points.groupby("series", sort=False):
         style = styles[str(name)]
@@ -142,7 +144,7 @@ def _delay_planes(results: Results, conditions: Sequence[tuple[str, dict[str, An
                 axes.set_axis_off()
                 continue
             points = _plane(axes, own, styles)
-            axes.set_xscale("log")
+            _log_delay(axes)
             axes.set_title(f"{family(workload)}\n{title}")
             axes.set_ylabel("F1")
             plotted.append(titled_points(points, f"{workload}; {title}"))
@@ -150,6 +152,14 @@ def _delay_planes(results: Results, conditions: Sequence[tuple[str, dict[str, An
         axes.set_xlabel("mean delay [s]")
     legend(fig, max_columns=4)
     return fig, pd.concat(plotted, ignore_index=True)
+
+
+def _log_delay(axes: Axes) -> None:
+    """A logarithmic axis with a few plain labels."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _conditions(results: Results) -> list[tuple[str, dict[str, Any]]]:
@@ -218,7 +228,7 @@ def breakdown(results: Results) -> Drawing:
     for column, (title, factors) in enumerate(conditions):
         own = _of(results, **factors)
         for axes, metric, label in ((grid[0, column], "delay", "mean delay [s]"), (grid[1, column], "f1", "F1")):
-            rows = own.select(keep=["method", "workload", "factor.setting"], metric=metric)
+            rows = own.select(keep=["series", "method", "workload", "factor.setting"], metric=metric)
             points = summarise(rows.assign(family=rows["workload"].map(family)), ["family", "method"])
             points["step"] = points["method"].map(_STEPS)
             points = points[points["step"].notna()].sort_values(
@@ -245,7 +255,7 @@ def throughput(results: Results) -> Drawing:
     """Highest arrival rate at which the mean delay stays within three times the idle delay of the best fixed configuration."""
     need(results, "throughput")
     rows = results.select(
-        keep=["series", "method", "workload", "factor.setting", "factor.pool", "factor.server"], metric="throughput"
+        keep=["series", "method", "factor.setting", "factor.pool", "factor.server"], metric="throughput"
     )
     styles = styles_of(results)
     pools = list(dict.fromkeys(rows["factor.pool"]))
@@ -257,7 +267,7 @@ def throughput(results: Results) -> Drawing:
             styles[s].label + (f", {setting}" if setting else "")
             for s, setting in zip(own["series"], own["factor.setting"], strict=True)
         ]
-        own = own.assign(bar=labels, family=own["workload"].map(family))
+        own = own.assign(bar=labels, family=own["item"].map(family))
         for series, setting, label in zip(own["series"], own["factor.setting"], own["bar"], strict=True):
             base = styles[series]
             chosen[label] = SeriesStyle(label, base.color + ("" if setting != "closest quality" else "99"), base.marker)
@@ -360,7 +370,7 @@ def rules(results: Results) -> Drawing:
                 elinewidth=1.0,
                 label=style.label,
             )
-        axes.set_xscale("log")
+        _log_delay(axes)
         axes.set_title(f"{pool} pool, load {load:g}")
         axes.set_xlabel("mean delay [s]")
         axes.set_ylabel("F1")
@@ -501,12 +511,12 @@ def knob_by_knob(results: Results) -> Drawing:
 @figure("ragserve", "cost", experiment="cost", paper_ref="Fig. 13")
 def cost(results: Results) -> Drawing:
     """Dollars per 1,000 queries, on the 7B and on the 70B server."""
-    rows = results.select(keep=["series", "workload", "factor.server", "factor.setting"], metric="dollars")
+    rows = results.select(keep=["series", "factor.server", "factor.setting"], metric="dollars")
     labels = [
         f"{styles.label}, {server_name(server)}"
         for styles, server in zip((styles_of(results)[s] for s in rows["series"]), rows["factor.server"], strict=True)
     ]
-    rows = rows.assign(bar=labels, family=rows["workload"].map(family), value=1000 * rows["value"])
+    rows = rows.assign(bar=labels, family=rows["item"].map(family), value=1000 * rows["value"])
     points = summarise(rows, ["bar", "family"])
     fig, grid = panels(1, 1, width_in=5.6, height_in=2.8)
     grouped_bars(grid[0, 0], points, plain_styles(list(dict.fromkeys(labels))), "family", by="bar")

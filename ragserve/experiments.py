@@ -26,6 +26,8 @@ from ragserve.workloads import FAMILIES
 A40 = "a40_7b"
 BEST = "best quality"
 """Setting of a fixed method: the grid configuration of highest mean F1 on the queries served."""
+ALL = "all families"
+"""Workload of rows whose items are families."""
 _FIXED = ("fixed", "parrot")
 
 
@@ -89,11 +91,29 @@ def variants(lab: Lab, kind: Server, methods: Mapping[str, Any], num_pareto: int
             continue
         best = lab.best_fixed(kind)
         found.append(fixed_variant(name, best, BEST))
-        if num_pareto:
+        # The front is shown once; Parrot* runs the same configurations a little faster.
+        if num_pareto and name == "fixed":
             others = [config for config in front(lab.fixed_outcomes(kind)) if config != best]
             places = np.linspace(0, len(others) - 1, min(num_pareto, len(others))).round().astype(int)
             found += [fixed_variant(name, others[place], others[place].label) for place in dict.fromkeys(places)]
     return found
+
+
+def like_ragserve(results: Sequence[tuple[Variant, Served]]) -> list[tuple[Variant, Served]]:
+    """The fixed stream whose mean delay is nearest to RAGServe's, and the one whose F1 is, under settings that say so.
+
+    They are streams that were served anyway: the comparison at similar delay, or at similar quality, of the paper.
+    """
+    target = next((served for variant, served in results if variant.method == "ragserve"), None)
+    fixed = [(variant, served) for variant, served in results if variant.method == "fixed"]
+    if target is None or not fixed:
+        return []
+    by_delay = min(fixed, key=lambda pair: abs(np.log(pair[1].mean_delay_s / target.mean_delay_s)))
+    by_quality = min(fixed, key=lambda pair: (abs(pair[1].mean_f1 - target.mean_f1), pair[1].mean_delay_s))
+    return [
+        (dataclasses.replace(by_delay[0], setting="similar delay"), by_delay[1]),
+        (dataclasses.replace(by_quality[0], setting="similar quality"), by_quality[1]),
+    ]
 
 
 def capacity(lab: Lab, kind: Server) -> float:
@@ -175,16 +195,16 @@ class _Streams:
             chosen = variants(lab, kind, run.methods, self.num_pareto if num_pareto is None else num_pareto)
             for condition in self.conditions(server_name):
                 times = arrivals(run, num, condition.load * rate, lab.name)
-                for variant in chosen:
-                    served = lab.serve(variant.policy, kind, pool_tokens(condition.pool), times)
+                pool = pool_tokens(condition.pool)
+                results = [(variant, lab.serve(variant.policy, kind, pool, times)) for variant in chosen]
+                for variant, served in [*results, *like_ragserve(results)]:
                     factors = condition.factors | {"setting": variant.setting}
                     for index in range(num):
                         by_query[index] += stream_rows(served, index, variant.method, factors, lab.name)
                     whole += run_rows(served, variant, factors, lab.name)
         pairs = [(item_key(lab.name, index), rows) for index, rows in enumerate(by_query)]
-        for key, rows in [*pairs, (f"{lab.name}-streams", whole)]:
-            if key not in run.finished:
-                yield ItemRows(key, rows)
+        for key, rows in run.todo([*pairs, (f"{lab.name}-streams", whole)]):
+            yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("delay_vs_f1")
@@ -271,16 +291,16 @@ class Rules(_Streams):
                         for index in range(num):
                             by_query[index] += stream_rows(served, index, variant.method, factors, lab.name)
                         whole += run_rows(served, variant, factors, lab.name)
-            for index, rows in enumerate(by_query):
-                yield ItemRows(item_key(lab.name, index), rows)
-            yield ItemRows(f"{lab.name}-streams", whole)
+            pairs = [(item_key(lab.name, index), rows) for index, rows in enumerate(by_query)]
+            for key, rows in run.todo([*pairs, (f"{lab.name}-streams", whole)]):
+                yield ItemRows(key, rows)
 
 
 # DEVIATION ragserve-8: the limit is three times the idle delay of the best-quality fixed configuration, not 1.8 s.
 @EXPERIMENTS.add("throughput")
 @dataclasses.dataclass(frozen=True)
 class Throughput(_Streams):
-    """Highest arrival rate at which the mean delay stays within a limit, by bisection (RAGServe, Fig. 11).
+    """Highest arrival rate at which the mean delay stays within a limit, by bisection (RAGServe, Fig. 11); at most the capacity.
 
     The paper's limit of 1.8 s is that of its models; ours is `limit` times the idle delay of the best-quality fixed
     configuration, the
@@ -309,7 +329,7 @@ class Throughput(_Streams):
                 kind = lab.server(server_name)
                 limit_s = self.limit * lab.idle_delay_s(kind, lab.best_fixed(kind))
                 start = capacity(lab, kind)
-                rows.append(Row("limit", limit_s, "s", kind.basis, factors={"server": server_name}, workload=lab.name))
+                rows.append(Row("limit", limit_s, "s", kind.basis, factors={"server": server_name}, workload=ALL))
                 for pool in self.pools:
                     for variant in self._variants(run, lab, kind, pool, start):
                         served_at: dict[float, Served] = {}
@@ -330,8 +350,10 @@ class Throughput(_Streams):
 
                         best = bisect_rate(is_met, 0.5 * start, start, self.tolerance)
                         factors = {"server": server_name, "pool": pool, "setting": variant.setting}
-                        own: dict[str, Any] = {"method": variant.method, "factors": factors, "workload": lab.name}
-                        rows.append(Row("throughput", best, "1/s", kind.basis, **own))
+                        own: dict[str, Any] = {"method": variant.method, "factors": factors, "workload": ALL}
+                        # A short stream may be over before its queue has grown; no rate beyond the capacity can be sustained.
+                        most = lab.capacity_per_s(kind, variant.policy, pool_tokens(pool))
+                        rows.append(Row("throughput", min(best, most), "1/s", kind.basis, **own))
                         if best > 0:
                             rows.append(Row("f1", served_at[best].mean_f1, "1", "measured", **own))
             yield ItemRows(lab.name, rows)
@@ -374,8 +396,8 @@ class LowLoad(_Streams):
                         factors = {"server": server_name, "pool": pool, "setting": variant.setting}
                         for index in range(num):
                             by_query[index] += stream_rows(served, index, variant.method, factors, lab.name)
-            for index, rows in enumerate(by_query):
-                yield ItemRows(item_key(lab.name, index), rows)
+            for key, rows in run.todo((item_key(lab.name, index), rows) for index, rows in enumerate(by_query)):
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("regime_map")
@@ -436,9 +458,9 @@ class Feedback(_Streams):
                 golden = sum(run_.prompt_tokens + run_.output_tokens for run_ in served.golden)
                 share = golden / (served.prompt_tokens + served.output_tokens)
                 whole.append(Row("golden_tokens", share, "1", served.basis, name, {}, lab.name))
-            for index, rows in enumerate(by_query):
-                yield ItemRows(item_key(lab.name, index), rows)
-            yield ItemRows(f"{lab.name}-streams", whole)
+            pairs = [(item_key(lab.name, index), rows) for index, rows in enumerate(by_query)]
+            for key, rows in run.todo([*pairs, (f"{lab.name}-streams", whole)]):
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("profiler_quality")
@@ -479,8 +501,8 @@ class ProfilerQuality(_Streams):
                     factors = {"setting": variant.setting} | ({} if is_fixed else {"error_rate": error_rate})
                     for index in range(num):
                         by_query[index] += stream_rows(served, index, variant.method, factors, lab.name)
-            for index, rows in enumerate(by_query):
-                yield ItemRows(item_key(lab.name, index), rows)
+            for key, rows in run.todo((item_key(lab.name, index), rows) for index, rows in enumerate(by_query)):
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("profiler_share")
@@ -506,8 +528,8 @@ class ProfilerShare(_Streams):
                     latency_s = 0.0 if record.profile is None else record.profile.latency_s
                     share = latency_s / record.delay_s if record.delay_s else 0.0
                     by_query[index].append(Row("profiler_share", share, "1", served.basis, name, {}, lab.name))
-            for index, rows in enumerate(by_query):
-                yield ItemRows(item_key(lab.name, index), rows)
+            for key, rows in run.todo((item_key(lab.name, index), rows) for index, rows in enumerate(by_query)):
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("knob_by_knob")
@@ -541,8 +563,8 @@ class KnobByKnob(_Streams):
                     by_query[index] += stream_rows(
                         served, index, variant.method, {"setting": variant.setting}, lab.name
                     )
-            for index, rows in enumerate(by_query):
-                yield ItemRows(item_key(lab.name, index), rows)
+            for key, rows in run.todo((item_key(lab.name, index), rows) for index, rows in enumerate(by_query)):
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("cost")
@@ -583,7 +605,7 @@ class Cost(_Streams):
                     own: dict[str, Any] = {
                         "method": variant.method,
                         "factors": {"server": server_name, "setting": variant.setting},
-                        "workload": lab.name,
+                        "workload": ALL,
                     }
                     rows.append(Row("dollars", dollars, "USD", "modelled", **own))
                     rows.append(Row("f1", served.mean_f1, "1", "measured", **own))

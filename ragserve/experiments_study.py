@@ -42,8 +42,9 @@ class _Study:
             yield lab
 
 
-def _key(lab: Lab, index: int) -> str:
-    return f"{lab.name}-{index:04d}"
+def _keyed(lab: Lab) -> list[tuple[str, Query]]:
+    """The queries with their keys."""
+    return [(f"{lab.name}-{index:04d}", query) for index, query in enumerate(lab.dataset.queries)]
 
 
 def query_class(query: Query) -> str:
@@ -74,9 +75,7 @@ class Knobs(_Study):
         """Per query: f1, delay (idle); factors `query_class`, `varied`, `synthesis`, `num_chunks`, `summary_tokens`."""
         for lab in self.labs(run):
             kind = lab.server(self.server)
-            for index, query in enumerate(lab.dataset.queries):
-                if _key(lab, index) in run.finished:
-                    continue
+            for key, query in run.todo(_keyed(lab)):
                 rows: list[Row] = []
                 for config in lab.grid(query):
                     for varied in self._varied(config):
@@ -90,7 +89,7 @@ class Knobs(_Study):
                         own: dict[str, Any] = {"factors": factors, "workload": lab.name}
                         rows.append(Row("f1", lab.f1(query, config), "1", "measured", **own))
                         rows.append(Row("delay", lab.idle_delay_s(kind, config, query), "s", kind.basis, **own))
-                yield ItemRows(_key(lab, index), rows)
+                yield ItemRows(key, rows)
 
     def _varied(self, config: RagConfig) -> list[str]:
         is_usual_s = config.summary_tokens in (0, self.summary_tokens)
@@ -122,7 +121,7 @@ class PerQueryVsFixed(_Study):
             kind = lab.server(self.server)
             outcomes = lab.fixed_outcomes(kind)
             best, on_front = lab.best_fixed(kind), set(front(outcomes))
-            for index, query in enumerate(lab.dataset.queries):
+            for key, query in run.todo(_keyed(lab)):
                 own = {
                     config: (lab.f1(query, config), lab.idle_delay_s(kind, config, query)) for config in lab.grid(query)
                 }
@@ -137,7 +136,7 @@ class PerQueryVsFixed(_Study):
                     factors = {"setting": setting, "is_front": is_front}
                     rows.append(Row("f1", f1, "1", "measured", method, factors, lab.name))
                     rows.append(Row("delay", delay_s, "s", kind.basis, method, factors, lab.name))
-                yield ItemRows(_key(lab, index), rows)
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("profiles")
@@ -164,7 +163,7 @@ class Profiles(_Study):
             kind = lab.server(self.server)
             best = lab.best_fixed(kind)
             profiler = lab.profiler("embedded", kind)
-            for index, query in enumerate(lab.dataset.queries):
+            for key, query in run.todo(_keyed(lab)):
                 profile = profiler.profile(query, lab.dataset.corpora[query.corpus])
                 is_confident = profile.confidence >= self.threshold
                 space = pruned_space(profile, lab.space, lab.most_chunks(query))
@@ -194,7 +193,7 @@ class Profiles(_Study):
                     said = (profile.is_complex, profile.needs_joint, profile.pieces)
                     true = (gold.is_complex, gold.needs_joint_reasoning, gold.num_pieces)
                     rows.append(Row("right", float(said == true), "1", "measured", **own))
-                yield ItemRows(_key(lab, index), rows)
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("lengths")
@@ -205,7 +204,7 @@ class Lengths(_Study):
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per query: input_tokens (chunks of the whole pruned range's middle and question), output_tokens, corpus_tokens."""
         for lab in self.labs(run):
-            for index, query in enumerate(lab.dataset.queries):
+            for key, query in run.todo(_keyed(lab)):
                 pieces = 3 if query.gold_profile is None else query.gold_profile.num_pieces
                 k = min(2 * pieces, lab.most_chunks(query))
                 prompt = lab.prompts.answer(lab.retrieve(query, k), query.text)
@@ -213,7 +212,7 @@ class Lengths(_Study):
                 chunks = lab.dataset.corpora[query.corpus].chunks
                 own: dict[str, Any] = {"workload": lab.name}
                 yield ItemRows(
-                    _key(lab, index),
+                    key,
                     [
                         Row("input_tokens", len(prompt), "tokens", "measured", **own),
                         Row("output_tokens", len(answer), "tokens", "measured", **own),
@@ -279,8 +278,8 @@ class Embedders(_Study):
                             rows.append(Row(label, value, "1", "measured", factors={"embedder": embedder}, **own))
                     f1 = lab.f1(query, lab.usable(query, config))
                     rows.append(Row("f1", f1, "1", "measured", factors={"embedder": embedder}, **own))
-            for index, rows in by_query.items():
-                yield ItemRows(f"{name}-{index:04d}", rows)
+            for key, rows in run.todo((f"{name}-{index:04d}", rows) for index, rows in by_query.items()):
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("scheduling_example")

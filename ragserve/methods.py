@@ -34,7 +34,8 @@ class Knowledge(Protocol):
         ...
 
     def outcomes(self, query: Query) -> Mapping[RagConfig, tuple[float, float]]:
-        """(F1, delay on an idle server) of every known configuration for a served query. For oracles only."""
+        """(F1, delay on an idle server) of the configurations within 0.05 of the best F1, for a served query. For oracles
+        only."""
         ...
 
 
@@ -361,15 +362,18 @@ class OracleConfig:
     hindsight (Fig. 5).
 
     Attributes:
-        tolerance: F1 that may be given up.
+        tolerance: F1 that may be given up, at most 0.05.
         is_gang: admit a query's calls together.
-        best: (query id, configuration); filled by `informed_by` as queries come.
     """
 
     tolerance: float = 0.02
     is_gang: bool = True
     needs_profile: ClassVar[bool] = False
     knowledge: Knowledge | None = dataclasses.field(default=None, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.tolerance <= 0.05:
+            raise ConfigError(f"tolerance={self.tolerance} must be within 0..0.05.")
 
     def informed_by(self, knowledge: Knowledge) -> "OracleConfig":
         """Give it the outcomes of the served queries."""

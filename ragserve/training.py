@@ -374,6 +374,9 @@ def main(arguments: list[str]) -> int:
     """Command line; returns the exit status."""
     from common.models.train import parse_options
 
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     print(json.dumps(train(parse_options(arguments, Options)), indent=1))
     return 0
 
