@@ -100,7 +100,7 @@ def engine_replay(results: Results) -> Drawing:
             points = summarise(rows, ["factor.engine", "factor.load"]).rename(columns={"factor.load": "load"})
             lines(axes, points, ENGINES, "load", by="factor.engine")
             axes.set_ylabel(metrics[metric])
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.15 * float(points[["value", "high"]].replace(float("inf"), 0.0).to_numpy().max()))
             plotted.append(titled_points(points.assign(metric=metric, pool_tokens=pool), title))
         grid[-1, column].set_xlabel("queries per second / capacity of the real engine")
     legend(fig)
