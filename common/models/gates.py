@@ -95,7 +95,12 @@ def gate_a(model: Any, tokenizer: Any, num_items: int, seed: int) -> dict[str, A
         )
         for family in IN_CONTEXT_FAMILIES
     }
-    return {"passed": min(accuracy.values()) >= FULL_AT_LEAST, "accuracy": accuracy, "at_least": FULL_AT_LEAST}
+    return {
+        "passed": min(accuracy.values()) >= FULL_AT_LEAST,
+        "items": num_items,
+        "accuracy": accuracy,
+        "at_least": FULL_AT_LEAST,
+    }
 
 
 def _in_chunk(one: Annotated) -> bool:

@@ -22,6 +22,7 @@ Same seed, same thread count, same machine: same weights.
 import contextlib
 import dataclasses
 import difflib
+import itertools
 import json
 import math
 import os
@@ -243,7 +244,7 @@ def _curriculum(long: int, final: int) -> tuple[Stage, ...]:
         Stage("names", names, 700, 3072, ("single_fact", 0.93), layers=4),
         Stage("references", references, long, 3072, ("coreference", 0.93)),
         Stage("full", full, final, 4096, rate=0.8, final_rate=0.0),
-        *_again(900, 450, 150),
+        *_again(900, 450, 100),
     )
 
 
@@ -775,22 +776,38 @@ def draw_curves(folder: Path) -> None:
     for row in rows:
         offset, last = offset + (last if row["tokens"] < last else 0), row["tokens"]
         row["tokens"] += offset
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
-    for key, label in (("answer_loss", "answers"), ("text_loss", "context (sampled)")):
-        axes[0].plot([row["tokens"] / 1e6 for row in rows], [row[key] for row in rows], label=label, linewidth=0.8)
     families = sorted({family for row in rows for family in row["accuracy"]})
-    styles = ("-", "--", ":", "-.")
-    for i, family in enumerate(families):
+    columns = 4
+    figure, axes = plt.subplots(
+        -(-(len(families) + 1) // columns), columns, figsize=(12, 8), layout="constrained", sharex=True
+    )
+    panels = list(axes.flat)
+    for key, label in (("answer_loss", "answers"), ("text_loss", "context (sampled)")):
+        points = [(row["tokens"] / 1e6, row[key]) for row in rows if row[key] > 0.0]
+        if points:
+            panels[0].plot(*zip(*points, strict=True), label=label, linewidth=0.8)
+    panels[0].set_title("loss, nats per token", fontsize=9)
+    panels[0].legend(fontsize=7)
+    for panel, family in zip(panels[1:], families, strict=False):
         points = [(row["tokens"] / 1e6, row["accuracy"][family]) for row in rows if family in row["accuracy"]]
-        axes[1].plot(*zip(*points, strict=True), styles[i % 4], color=f"C{i % 10}", label=family, linewidth=0.8)
-    for axis, title in zip(
-        axes, ("loss, nats per token", "answers right (teacher-forced), training batches"), strict=True
-    ):
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("million tokens")
-        axis.set_ylim(bottom=0)
-    axes[0].legend(fontsize=8)
-    axes[1].legend(fontsize=6, ncols=2, loc="lower right")
+        tokens, right = (np.array(values) for values in zip(*points, strict=True))
+        panel.plot(tokens, right, color="C7", linewidth=0.5, alpha=0.6)
+        # Mean over the last eight lines, 200 steps.
+        smooth = [right[max(0, i - 7) : i + 1].mean() for i in range(len(right))]
+        panel.plot(tokens, smooth, color="C0", linewidth=1.2)
+        panel.set_title(family, fontsize=9)
+        panel.set_ylim(0, 1)
+    for panel in panels[len(families) + 1 :]:
+        panel.set_visible(False)
+    edges = [row["tokens"] / 1e6 for before, row in itertools.pairwise(rows) if before["stage"] != row["stage"]]
+    for panel in panels[: len(families) + 1]:
+        panel.grid(alpha=0.3)
+        for edge in edges:
+            panel.axvline(edge, color="black", linewidth=0.3, alpha=0.4)
+    figure.suptitle(
+        "training batches: loss, and share of answers right (teacher-forced); vertical lines: a new stage", fontsize=10
+    )
+    figure.supxlabel("million tokens", fontsize=9)
     figure.savefig(folder / "training_curves.png", dpi=110, metadata={"Software": None})
     plt.close(figure)
 
