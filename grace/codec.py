@@ -96,6 +96,7 @@ class NeuralCodec:
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         self.num_levels = int(network.num_levels)
+        self.stride = int(network.stride)
         self.usual_motion_scales = np.asarray(usual_motion_scales, np.int64)
         self.usual_residual_scales = np.asarray(usual_residual_scales, np.int64)
         if len(usual_motion_scales) != self.num_levels or len(usual_residual_scales) != self.num_levels:
@@ -113,7 +114,7 @@ class NeuralCodec:
     @functools.lru_cache(maxsize=8)  # noqa: B019  (codecs live as long as the process)
     def planes(self, height: int, width: int) -> tuple[Plane, Plane]:
         """See `grace.packets.Tables`."""
-        stride = int(self.network.stride)
+        stride = self.stride
         return tuple(  # type: ignore[return-value]
             Plane(usual.shape[1], height // stride, width // stride, _groups(usual[self.num_levels // 2] % 64))
             for usual in (self.usual_motion_scales, self.usual_residual_scales)
@@ -131,7 +132,12 @@ class NeuralCodec:
             ConfigError: shapes, types or level.
         """
         self._check(frame, reference, level)
-        flow = self.estimator.flow(frame, reference)
+        if hasattr(self.network, "estimate_flow"):
+            with torch.inference_mode():
+                found = self.network.estimate_flow(self._tensor(frame), self._tensor(reference))
+            flow = found[0, :, : frame.shape[0], : frame.shape[1]].permute(1, 2, 0).cpu().numpy()
+        else:
+            flow = self.estimator.flow(frame, reference)
         global_motion = fit_global(flow)
         rest = flow - global_flow(global_motion, *flow.shape[:2])
         with torch.inference_mode():
@@ -175,9 +181,9 @@ class NeuralCodec:
         self._check(reference, reference, latents.level)
         height, width = reference.shape[:2]
         padded = self._padded_size(height), self._padded_size(width)
-        if (latents.residual.shape[1] * 8, latents.residual.shape[2] * 8) != padded:
+        if (latents.residual.shape[1] * self.stride, latents.residual.shape[2] * self.stride) != padded:
             raise ConfigError(
-                f"latents of a frame of {latents.residual.shape[2] * 8}x{latents.residual.shape[1] * 8} "
+                f"latents of {latents.residual.shape[2]}x{latents.residual.shape[1]} positions of {self.stride} pixels "
                 f"for a reference of {width}x{height}."
             )
         with torch.inference_mode():
@@ -220,7 +226,7 @@ class NeuralCodec:
         return self._padded(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
 
     def _padded_size(self, size: int) -> int:
-        return -(-size // 8) * 8
+        return -(-size // self.stride) * self.stride
 
     def _padded(self, tensor_BCHW: Tensor) -> Tensor:
         height, width = tensor_BCHW.shape[2:]

@@ -327,7 +327,8 @@ class NeuralReceiver:
             raise CorruptBitstream("a packet of another kind.")
         head = wire.read_head(data)
         number = unwrapped(head.frame, self._last)
-        size = -(-self._info.height // 8) * 8, -(-self._info.width // 8) * 8
+        stride = self._codec.stride
+        size = -(-self._info.height // stride) * stride, -(-self._info.width // stride) * stride
         if (head.height, head.width) != size or head.weights_check != self._codec.check:
             raise CorruptBitstream("a packet of another stream.")
         if self._num_packets.setdefault(number, head.num_packets) != head.num_packets:

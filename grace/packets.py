@@ -45,6 +45,7 @@ class Tables(Protocol):
     """What coding needs of a codec's weights."""
 
     num_levels: int
+    stride: int
     check: int
     usual_motion_scales: NDArray[np.int64]
     usual_residual_scales: NDArray[np.int64]
@@ -136,7 +137,7 @@ def write_packets(latents: Latents, num_packets: int, tables: Tables) -> list[by
     Raises:
         ConfigError: too many packets, or a frame too large for the header.
     """
-    height, width = latents.residual.shape[1] * 8, latents.residual.shape[2] * 8
+    height, width = latents.residual.shape[1] * tables.stride, latents.residual.shape[2] * tables.stride
     if not 1 <= num_packets <= MAX_PACKETS:
         raise ConfigError(f"num_packets={num_packets} must lie in 1..{MAX_PACKETS}.")
     if max(height, width) > LARGEST_SIDE:
@@ -228,6 +229,8 @@ def read_packets(data: Iterable[bytes], tables: Tables, *, frame: int | None = N
                 continue
             if max(head.level, head.motion_level) >= tables.num_levels:
                 raise CorruptBitstream(f"level {head.level} or {head.motion_level} does not exist.")
+            if head.height % tables.stride or head.width % tables.stride:
+                raise CorruptBitstream(f"a frame of {head.width}x{head.height} does not fit the codec's grid.")
             planes = tables.planes(head.height, head.width)
             found, elements, values = _read_body(packet, head, planes, tables)
         except CorruptBitstream as error:
@@ -320,7 +323,7 @@ def breakdown(latents: Latents, num_packets: int, tables: Tables) -> dict[str, f
     The coded parts are ideal lengths; "coder" is what the real words take beyond them.
     """
     packets = write_packets(latents, num_packets, tables)
-    height, width = latents.residual.shape[1] * 8, latents.residual.shape[2] * 8
+    height, width = latents.residual.shape[1] * tables.stride, latents.residual.shape[2] * tables.stride
     planes = tables.planes(height, width)
     usual = tables.usual_motion_scales[latents.motion_level], tables.usual_residual_scales[latents.level]
     scales = entropy.sent_scales(latents.motion, usual[0]), entropy.sent_scales(latents.residual, usual[1])

@@ -4,8 +4,8 @@
     receiver:    every packet to the scheme --> frames as they become decodable --> every 1/fps a report back
 
 The same code runs in virtual time (event loop, ns-3) and over real sockets. A frame's delay is the time from the start of its
-encoding to the end of its decoding; encoding and decoding take constant times that were measured, or that the paper reports. A
-frame that is never decoded has an infinite delay.
+encoding to the end of its decoding; encoding and decoding take constant times that were measured, or that the paper reports, and
+never make the next frame wait. A frame that is never decoded has an infinite delay.
 """
 
 import collections
@@ -143,7 +143,6 @@ class Session:
         self._next_departure_s = 0.0
         self._resent: dict[bytes, float] = {}
         self._since_report: list[tuple[int, float]] = []
-        self._decoder_free_s = 0.0
         self._shown: dict[int, tuple[float, Image]] = {}
         self._wire: dict[int, tuple[int, int]] = {}
         self._targets: list[float] = []
@@ -204,10 +203,10 @@ class Session:
         self._received_packets += 1
         self._since_report.append((sequence, now))
         for found in self._receiver.on_packet(data[_RTP.size :]):
-            self._decoder_free_s = max(now, self._decoder_free_s) + self._settings.times.decode_s
-            self._shown.setdefault(found.frame, (self._decoder_free_s, found.image))
+            shown_s = now + self._settings.times.decode_s
+            self._shown.setdefault(found.frame, (shown_s, found.image))
             if self._on_shown is not None:
-                self._on_shown(found, self._decoder_free_s)
+                self._on_shown(found, shown_s)
 
     def _send_report(self) -> None:
         entries = self._since_report[-1000:]

@@ -110,11 +110,16 @@ class Clips:
                 raise DataUnavailable(
                     f"{path} has no {self.num_frames} frames after frame {start}; ask for fewer items."
                 )
-            frames = np.stack([_fitted(frame, self.height, self.width) for frame in clip.frames])
+            frames = np.stack([fitted(frame, self.height, self.width) for frame in clip.frames])
             yield Clip(frames, FPS, f"{path.stem}-{start}")
 
 
-def _fitted(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+def fitted(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture scaled down so that it just covers the size, and cut to it around its middle.
+
+    Raises:
+        DataUnavailable: it is smaller.
+    """
     import cv2
 
     factor = max(height / frame.shape[0], width / frame.shape[1])
