@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 
     upscaler = commands.add_parser("train-upscaler", help="make CloudSeg's super-resolution network")
     upscaler.add_argument("--out", type=Path, required=True, help="folder for weights and log")
-    upscaler.add_argument("--num-images", type=int, default=600)
-    upscaler.add_argument("--steps", type=int, default=2500)
+    upscaler.add_argument("--num-images", type=int, default=100)
+    upscaler.add_argument("--steps", type=int, default=700)
     upscaler.add_argument("--seed", type=int, default=100)
     upscaler.set_defaults(run=_train_upscaler)
     return parser

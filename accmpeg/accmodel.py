@@ -32,7 +32,7 @@ class AccModelSettings:
     """What a network is.
 
     Attributes:
-        width: channels at stride 4; the others follow. 16 gives about 11 k parameters.
+        width: channels at stride 4; the others follow. 16 gives about 10 k parameters.
         depth: separable blocks at stride 16.
         detector: name of the DNN that it was trained for.
         target: "paper" or "official" accuracy gradient, see `accmpeg.accgrad`.
@@ -71,7 +71,7 @@ class AccModel(nn.Module):
         settings: what to build; weights are random until loaded or trained.
     """
 
-    # DEVIATION accmpeg-1: a separable network of 11 k parameters instead of a MobileNetV2-SSD extractor with a head.
+    # DEVIATION accmpeg-1: a separable network of 10 k parameters instead of a MobileNetV2-SSD extractor with a head.
     def __init__(self, settings: AccModelSettings) -> None:
         super().__init__()
         self.settings = settings

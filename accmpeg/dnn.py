@@ -56,10 +56,12 @@ class Dnn(abc.ABC):
         name: identifies it in results and in names of weights.
         task: "detection" or "segmentation".
         reference_qp: quantiser of the video whose output is the truth.
+        weights_sha256: of its weights, where known; "" otherwise.
     """
 
     name: str
     task: str
+    weights_sha256: str = ""
     reference_qp: int = REFERENCE_QP
 
     @abc.abstractmethod

@@ -11,7 +11,7 @@ from accmpeg import assignment
 from accmpeg.accmodel import AccModel, AccModelSettings
 from accmpeg.api import EXPERIMENTS, Clip, Frames, chunks_of
 from accmpeg.harness import Reference, Settings, score
-from accmpeg.loop import LinkSettings, MeteredLoop
+from accmpeg.loop import Encoders, LinkSettings, MeteredLoop
 from accmpeg.setting import clips_of, cpu_clock, dnn_for, site_for
 from common.codecs import Encoder
 from common.errors import ConfigError
@@ -347,13 +347,14 @@ class BandwidthAdaptation:
         self, system: str, clip: Clip, site: Any, dnn: Any, reference: Reference, link_settings: LinkSettings
     ) -> Iterator[Row]:
         link = link_settings.build()  # one for the whole clip: what is not sent yet delays what comes after it
+        encoders = Encoders()
         model = site.camera.acc_model("paper")
         level = len(self.percentiles) // 2
         for chunk in chunks_of(clip, self.chunk_frames):
             captured_s = (chunk.start + len(chunk.frames)) / clip.fps
             begin_s = chunk.start / clip.fps
             kbps = self._kbps_at(begin_s)
-            loop = MeteredLoop(link, clip.fps, cpu_clock, start_s=captured_s)
+            loop = MeteredLoop(link, clip.fps, cpu_clock, start_s=captured_s, encoders=encoders)
             if system == "accmpeg":
                 p_RC = loop.compute("accmodel", functools.partial(model.probabilities, chunk.frames[:1]))[0]
                 mask = p_RC > np.percentile(p_RC, self.percentiles[level])

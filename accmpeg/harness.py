@@ -13,7 +13,7 @@ import numpy as np
 
 from accmpeg.api import Clip, Site, chunks_of, points_of
 from accmpeg.dnn import MATCH_IOU, Dnn
-from accmpeg.loop import PAPER_PROFILE, Ledger, LinkSettings, MeteredLoop
+from accmpeg.loop import PAPER_PROFILE, Encoders, Ledger, LinkSettings, MeteredLoop
 from accmpeg.methods import open_session
 from common.errors import ConfigError
 from common.metrics.detection import match
@@ -102,7 +102,7 @@ def stream(
     Raises:
         ConfigError: the policy delivered something that is not the chunk's frames, or the clip is too short.
     """
-    session = open_session(policy, site)
+    session, encoders = open_session(policy, site), Encoders()
     dnn: Dnn = site.dnn
     chunks = list(chunks_of(clip, settings.chunk_frames))
     if len(chunks) <= settings.warmup_chunks:
@@ -111,7 +111,7 @@ def stream(
             f"{settings.warmup_chunks} chunk(s) of warm-up; use a longer clip or a smaller chunk_frames."
         )
     for chunk in chunks:
-        loop = MeteredLoop(settings.link.build(), clip.fps, clock, preset=settings.preset)
+        loop = MeteredLoop(settings.link.build(), clip.fps, clock, preset=settings.preset, encoders=encoders)
         delivery = session.deliver(chunk, loop)
         ledger = loop.finish()
         shown = np.asarray(delivery.shown)

@@ -17,7 +17,7 @@ from common.net.link import DOWN, UP, Direction, Link, LinkSpec
 from common.net.rate import ConstantRate, Rate
 
 if TYPE_CHECKING:
-    from common.codecs import EncodedVideo
+    from common.codecs import EncodedVideo, Encoder
 
 PAYLOAD_BYTES = 1200
 HEADER_BYTES = 28  # IPv4 and UDP
@@ -91,6 +91,46 @@ def encode_chunk(
     return encode_with_qp_map(frames, qp, **settings)
 
 
+class Encoders:
+    """A camera's encoders, which live on from chunk to chunk as real ones do: opening one is not part of a chunk's cost.
+
+    The bytes are those of `encode_chunk`, but for maps whose most frequent quantiser is not that of the first map.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Any, ...], Encoder] = {}
+
+    def encode(
+        self,
+        frames: Frames,
+        qp: int | QpMap,
+        *,
+        codec: str,
+        fps: float,
+        preset: str,
+        options: Mapping[str, Any] | None = None,
+    ) -> "EncodedVideo":
+        """See `encode_chunk`. VP9, and encoders with options of their own, are opened anew each time."""
+        from common.codecs import EncodedVideo, Encoder
+
+        if options or codec == "vp9":
+            return encode_chunk(frames, qp, codec=codec, fps=fps, preset=preset, options=options)
+        maps = np.asarray(qp)
+        height, width = frames.shape[1:3]
+        key = (codec, width, height, fps, preset, "map" if maps.ndim else int(maps))
+        if key not in self._open:
+            values, counts = np.unique(maps, return_counts=True)
+            base = int(values[counts.argmax()])
+            self._open[key] = Encoder(width, height, codec=codec, qp=base, fps=fps, preset=preset)
+        encoder = self._open[key]
+        packets = []
+        for index, frame in enumerate(frames):
+            qp_map = None if maps.ndim == 0 else maps if maps.ndim == 2 else maps[index if len(maps) > 1 else 0]
+            coded = encoder.encode(frame, qp_map=qp_map, keyframe=index == 0)
+            packets += [dataclasses.replace(packet, pts=index) for packet in coded]
+        return EncodedVideo(tuple(packets), codec, width, height, fps)
+
+
 @dataclasses.dataclass
 class Ledger:
     """What one chunk cost.
@@ -127,6 +167,7 @@ class MeteredLoop:
         preset: of the encoders.
         start_s: virtual time at which the chunk is complete on the camera.
         result_bytes: size of the DNN's result, which goes back.
+        encoders: of the camera, shared by the loops of a clip.
 
     Attributes:
         ledger: what it cost so far.
@@ -142,11 +183,13 @@ class MeteredLoop:
         preset: str = "veryfast",
         start_s: float = 0.0,
         result_bytes: int = 100,
+        encoders: Encoders | None = None,
     ) -> None:
         self._link, self._fps, self._clock, self._preset = link, fps, clock, preset
         self._now_s = start_s
         self._start_s = start_s
         self._result_bytes = result_bytes
+        self._encoders = Encoders() if encoders is None else encoders
         self.ledger = Ledger()
         self.uploads: list[tuple[EncodedVideo, int | QpMap]] = []
 
@@ -181,7 +224,7 @@ class MeteredLoop:
 
         encoded = self._timed(
             part,
-            lambda: encode_chunk(
+            lambda: self._encoders.encode(
                 frames, qp, codec=codec, fps=self._fps, preset=preset or self._preset, options=options
             ),
         )

@@ -52,11 +52,16 @@ def load_dnn(name: str, data_root: str | None = None) -> tuple[Dnn, str]:
     root = None if data_root is None else Path(data_root)
     if name.endswith(SEGMENTATION):
         segmenter = load_segmenter(name.removesuffix(SEGMENTATION), root)
-        return SegmentationDnn(segmenter, name, segmenter.background), _fingerprint(segmenter)
+        return _known(SegmentationDnn(segmenter, name, segmenter.background), segmenter)
     detector = load_detector(name, root)
     known = detector.class_names
     counted = tuple(known.index(kind) for kind in TRAFFIC if kind in known) if len(known) > len(TRAFFIC) else None
-    return DetectionDnn(detector, name, detector.threshold, counted), _fingerprint(detector)
+    return _known(DetectionDnn(detector, name, detector.threshold, counted), detector)
+
+
+def _known(dnn: Dnn, network: Any) -> tuple[Dnn, str]:
+    dnn.weights_sha256 = _fingerprint(network)
+    return dnn, dnn.weights_sha256
 
 
 def _fingerprint(network: Any) -> str:

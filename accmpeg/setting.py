@@ -24,7 +24,8 @@ def clips_of(run: Run) -> list[tuple[str, Clip]]:
     rng = run.rng("workload")
     draw = getattr(run.workload, "items_from", None)
     clips = run.workload.items(rng, run.num_items) if draw is None else draw(run.data, rng, run.num_items)
-    return [(f"{index:03d}-{clip.name}", clip) for index, clip in enumerate(clips)]
+    # Each seed draws clips of its own, so the key names it: clips of several seeds are several items.
+    return [(f"s{run.seed}-{index:03d}-{clip.name}", clip) for index, clip in enumerate(clips)]
 
 
 def dnn_for(run: Run, name: str | None = None) -> Dnn:

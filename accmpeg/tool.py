@@ -13,7 +13,7 @@ import numpy as np
 from accmpeg.api import Clip, Frames, Site, chunks_of
 from accmpeg.dnn import Dnn
 from accmpeg.harness import Clock, Settings
-from accmpeg.loop import Ledger, MeteredLoop
+from accmpeg.loop import Encoders, Ledger, MeteredLoop
 from accmpeg.methods import open_session
 from common.codecs import EncodedVideo, Packet
 from common.errors import ConfigError
@@ -44,14 +44,14 @@ def stream_clip(policy: Any, clip: Clip, site: Site, settings: Settings, clock: 
     Raises:
         ConfigError: the policy sent nothing at all.
     """
-    session = open_session(policy, site)
+    session, encoders = open_session(policy, site), Encoders()
     packets: list[Packet] = []
     pictures, ledgers = [], []
     maps = np.zeros((len(clip.frames), *site.grid), np.uint8)
     frame_bytes = np.zeros(len(clip.frames), np.int64)
     last: EncodedVideo | None = None
     for chunk in chunks_of(clip, settings.chunk_frames):
-        loop = MeteredLoop(settings.link.build(), clip.fps, clock, preset=settings.preset)
+        loop = MeteredLoop(settings.link.build(), clip.fps, clock, preset=settings.preset, encoders=encoders)
         delivery = session.deliver(chunk, loop)
         pictures.append(delivery.frames[delivery.shown])
         span = slice(chunk.start, chunk.start + len(chunk.frames))

@@ -115,7 +115,7 @@ def gradients_of(
     """Accuracy gradients of all images, (N, R, C): computed once, and read back from `folder` when asked for again."""
     from safetensors.numpy import load_file, save_file
 
-    facts = [dnn.name, settings.target, settings.qp_hi, settings.qp_lo, list(frames.shape)]
+    facts = [dnn.name, dnn.weights_sha256, settings.target, settings.qp_hi, settings.qp_lo, list(frames.shape)]
     key = hashlib.sha256(json.dumps(facts).encode() + frames.tobytes()).hexdigest()[:16]
     path = None if folder is None else folder / f"gradients-{key}.safetensors"
     if path is not None and path.is_file():
@@ -261,6 +261,7 @@ def customise(
     height, width = frames.shape[1:3]
     log = {
         "detector": dnn.name,
+        "detector_sha256": dnn.weights_sha256,
         "settings": dataclasses.asdict(settings),
         "num_images": len(frames),
         "height": height,

@@ -33,9 +33,9 @@ class UpscalerSettings:
     channels: int = 24
     depth: int = 3
     qps: tuple[int, ...] = (20, 24, 28, 32, 36)
-    steps: int = 2500
-    batch_size: int = 8
-    patch: int = 48
+    steps: int = 700
+    batch_size: int = 6
+    patch: int = 32
     learning_rate: float = 2e-3
     validation_share: float = 0.1
     seed: int = 100

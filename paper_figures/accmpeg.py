@@ -156,7 +156,9 @@ def _bars(
 
 
 def _labels(results: Results) -> dict[str, str]:
-    return {name: style.label for name, style in styles_of(results).items()}
+    """How a legend calls each method, by its registered name."""
+    named = results.frame[results.frame["method"] != ""]
+    return dict(zip(named["method"], named["series"], strict=True))
 
 
 @figure("accmpeg", "delay_reduction", experiment="delay_vs_accuracy", paper_ref="Fig. 7; abstract")
@@ -280,12 +282,14 @@ def _cdf(results: Results, metric: str, by: str, xlabel: str) -> tuple[Figure, p
             if values.empty:
                 continue
             points = cdf_points(values)
-            axes.step(points["x"], points["share"], where="post", color=styles[name].color, label=str(name))
+            x, y = [0.0, *points["x"]], [0.0, *points["share"]]
+            axes.step(x, y, where="post", color=styles[name].color, label=str(name))
             plotted.append(titled_points(points.assign(series=str(name), metric=metric), title))
         axes.set_title(title)
         axes.set_xlabel(xlabel)
-        axes.set_ylabel("share")
+        axes.set_ylabel("share of values at most x")
         axes.set_ylim(0, 1.02)
+        axes.set_xlim(left=0)
     legend(fig)
     return fig, pd.concat(plotted, ignore_index=True), rows_used(results, [metric])
 
@@ -407,7 +411,6 @@ def camera_cost(results: Results) -> Drawing:
     columns = list(panels_of(results))
     fig, grid = panels(1, len(columns), width_in=6.5, height_in=3.8)
     styles = plain_styles(list(_PARTS.values()))
-    labels = _labels(results)
     plotted = []
     for axes, (title, own) in zip(grid[0], columns, strict=True):
         frame = own.frame[own.frame["metric"].str.removeprefix("time_").isin(_PARTS)]
@@ -415,7 +418,7 @@ def camera_cost(results: Results) -> Drawing:
             raise NothingToDraw("no times by part among the rows")
         part = frame["metric"].str.removeprefix("time_").map(_PARTS)
         sample = frame["factor.sample"] if "factor.sample" in frame else pd.Series(float("nan"), index=frame.index)
-        bar = frame["series"].map(labels) + sample.map(lambda s: f", {s}" if isinstance(s, str) else "")
+        bar = frame["series"].astype(str) + sample.map(lambda s: f", {s}" if isinstance(s, str) else "")
         points = summarise(frame.assign(bar=bar, part=part), ["bar", "part"], "median")
         stacked_bars(axes, points, styles, "bar", by="part")
         axes.set_title(title)
