@@ -68,11 +68,11 @@ class StreetStyle:
     fps: float = 30.0
     camera: str = "random"
     num_objects: tuple[int, int] = (5, 18)
-    distance_m: tuple[float, float] = (13.0, 55.0)
+    distance_m: tuple[float, float] = (10.0, 42.0)
     class_weights: tuple[float, float, float, float] = (0.35, 0.12, 0.31, 0.22)
     clutter: tuple[int, int] = (15, 40)
     noise: tuple[float, float] = (2.0, 6.0)
-    light: tuple[float, float] = (0.55, 1.15)
+    light: tuple[float, float] = (0.65, 1.15)
     speed: float = 1.0
 
     def __post_init__(self) -> None:
@@ -163,7 +163,7 @@ class StreetScene:
             levels.append(cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA))
         self._ground = levels
         self._haze = np.array([1.0, 1.0, 1.0]) * rng.uniform(120, 215) + rng.uniform(-9, 9, 3)
-        self._haze_m = rng.uniform(60, 250)
+        self._haze_m = rng.uniform(100, 350)
         # Drawn at one size, so that the same generator gives the same street at every resolution.
         clouds = sprites.noise_texture(rng, 96, 640, (8, 24, 64), (3, 5, 9)) * rng.uniform(0.2, 1.5)
         slope = np.linspace(rng.uniform(-40, 30), 0, 96)[:, None]
