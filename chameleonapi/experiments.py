@@ -26,7 +26,7 @@ from chameleonapi.harness import (
 )
 from chameleonapi.pretrain import mean_average_precision
 from chameleonapi.semantics import decide, is_correct
-from chameleonapi.training import THETA_GRID, Choice, Schedule, choose, wrong_decisions
+from chameleonapi.training import Choice, Schedule, wrong_decisions
 from common.experiment import Run
 from common.results import ItemRows, Row
 
@@ -142,10 +142,7 @@ def _sweeps(case: Case, name: str, at: dict[str, tuple[Judged, Choice]]) -> list
     none_N = ~process.present(labels_NC).any(1)
     none_validation_N = ~process.present(case.data.validation.labels_NC).any(1)
     for prevalence in SWEPT_PREVALENCES:
-        tuned = choose(
-            process, judged.validation, case.data.validation.labels_NC, THETA_GRID, limit,
-            prevalence_weights(none_validation_N, prevalence),
-        )  # fmt: skip
+        tuned = judged.choose("tuned", prevalence_weights(none_validation_N, prevalence))
         wrong["tuned"] = judged.wrong(tuned)
         weights_N = prevalence_weights(none_N, prevalence)
         for point, wrong_N in wrong.items():

@@ -24,7 +24,7 @@ from chameleonapi.decisions import DecisionSummary
 from chameleonapi.endpoints import Answer, handle
 from chameleonapi.networks import Network
 from chameleonapi.provider import bundled_provider, model_hashes
-from chameleonapi.semantics import DecisionProcess, decide, is_correct
+from chameleonapi.semantics import DecisionCurve, DecisionProcess, decide, is_correct
 from chameleonapi.tasks.task import Examples, Task
 from chameleonapi.training import (
     THETA,
@@ -172,11 +172,14 @@ class Case:
     def candidates(self, method: Any, theta: float | None = None, schedule: Schedule | None = None) -> list[Any]:
         """A method's models for this application, to be served at `theta`."""
         data = dataclasses.replace(
-            self.data, theta=self.data.theta if theta is None else theta, schedule=schedule or self.data.schedule
+            self.data,
+            theta=self.data.theta if theta is None else theta,
+            schedule=schedule or self.data.schedule,
+            stage1=tuple(self.stage_one()),
         )
         # Stage 2 draws the same order of examples for every loss, so that losses are compared and not shuffles.
         rng = self.bench.run.rng("stage2", self.app.name)
-        return customize(method, data, self.bench.provider, rng, self.stage_one())
+        return customize(method, data, self.bench.provider, rng)
 
     def judge(self, candidates: Sequence[Any]) -> "Judged":
         """Scores of the candidates on validation and test examples."""
@@ -208,6 +211,13 @@ class Judged:
     case: Case
     candidates: list[Any]
     validation: list[Tensor]
+    _curves: dict[int, list[DecisionCurve]] = dataclasses.field(default_factory=dict)
+
+    def curves(self, top_k: int) -> list[DecisionCurve]:
+        """Of each candidate over the validation examples; worked out once for each output limit."""
+        if top_k not in self._curves:
+            self._curves[top_k] = [DecisionCurve(self.case.process, scores_NC, top_k) for scores_NC in self.validation]
+        return self._curves[top_k]
 
     def test_scores(self, choice: Choice) -> Tensor:
         """The chosen candidate's scores on the test examples, (N, C)."""
@@ -226,7 +236,7 @@ class Judged:
         else:
             raise ConfigError(f"operating point {operating_point!r} is not known. Use {', '.join(OPERATING_POINTS)}.")
         limit = case.data.top_k if top_k is None else top_k
-        return choose(case.process, self.validation, case.data.validation.labels_NC, thetas, limit, weights_N)
+        return choose(case.process, self.curves(limit), case.data.validation.labels_NC, thetas, limit, weights_N)
 
     def wrong(self, choice: Choice, top_k: int | None = None) -> Tensor:
         """Which test decisions are wrong, (N,) bool."""

@@ -96,6 +96,7 @@ class AppData:
         theta: threshold at which the API will serve it.
         top_k: labels that the API returns at most (the application's request included).
         schedule: how long to train.
+        stage1: the networks of stage 1 where they are known already; every trained method starts from the same.
     """
 
     name: str
@@ -106,6 +107,7 @@ class AppData:
     theta: float = THETA
     top_k: int = 10
     schedule: Schedule = Schedule()
+    stage1: tuple[Network, ...] = ()
 
     def num_stage2_steps(self) -> int:
         """Steps of stage 2: what every trained method gets."""
@@ -211,6 +213,8 @@ def stage_one(app: AppData, provider: Provider, rng: np.random.Generator) -> lis
 
     Source: ChameleonAPI, stage 1 (the "basic" model).
     """
+    if app.stage1:
+        return list(app.stage1)
     s = app.schedule
     return fit(provider.generic, app.train, conventional_loss, s.stage1_epochs, s.stage1_rate, s, rng)
 
@@ -226,16 +230,13 @@ def stage_two(
     return fit(start, app.train, loss, s.stage2_epochs, s.stage2_rate, s, rng)
 
 
-def customize(
-    method: Any, app: AppData, provider: Provider, rng: np.random.Generator, stage1: Sequence[Network] = ()
-) -> list[Any]:
+def customize(method: Any, app: AppData, provider: Provider, rng: np.random.Generator) -> list[Any]:
     """Candidates of a method for one application.
 
     Args:
         method: an entry of METHODS: one with `customize`, or a loss design.
         app, provider: what it works with.
         rng: its randomness.
-        stage1: result of `stage_one`, where it is known already; every loss design starts from the same.
 
     Raises:
         ConfigError: the method has neither `customize` nor `loss`, or returns no candidate.
@@ -244,8 +245,7 @@ def customize(
         found = list(method.customize(app, provider, rng))
     elif hasattr(method, "loss"):
         own = method.at_theta(app.theta, app.top_k) if hasattr(method, "at_theta") else method
-        start = stage1[-1] if stage1 else None
-        found = list(stage_two(app, provider, functools.partial(own.loss, app.process), rng, start))
+        found = list(stage_two(app, provider, functools.partial(own.loss, app.process), rng))
     else:
         raise ConfigError(f"method {type(method).__name__} has neither `customize` nor `loss`.")
     if not found:
@@ -274,7 +274,7 @@ class Choice:
 
 def choose(
     process: DecisionProcess,
-    scores: Sequence[Tensor],
+    scores: Sequence[Tensor | DecisionCurve],
     labels_NC: Tensor,
     thetas: Sequence[float],
     top_k: int | None,
@@ -284,7 +284,7 @@ def choose(
 
     Args:
         process: the application's.
-        scores: of each candidate on the validation examples, (N, C).
+        scores: of each candidate on the validation examples, (N, C), or its decision curve over them.
         labels_NC: their true labels.
         thetas: thresholds allowed; one for a fixed threshold.
         top_k: output limit.
@@ -296,8 +296,8 @@ def choose(
     weights = torch.ones(len(labels_NC), dtype=torch.float64) if weights_N is None else weights_N.double()
     present_NL = process.present(labels_NC)
     best: Choice | None = None
-    for candidate, scores_NC in enumerate(scores):
-        curve = DecisionCurve(process, scores_NC, top_k)
+    for candidate, own in enumerate(scores):
+        curve = own if isinstance(own, DecisionCurve) else DecisionCurve(process, own, top_k)
         rates = [
             float((~agrees(process, curve.decide(theta), present_NL) * weights).sum() / weights.sum())
             for theta in thetas

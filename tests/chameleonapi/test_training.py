@@ -221,7 +221,7 @@ def test_schedule_gives_every_loss_the_same_steps():
                 calls.append(len(logits_NC))
                 return design.loss(app, logits_NC, labels_NC)
 
-        candidates = customize(Counted(), data, provider, np.random.default_rng(0), [provider.generic])
+        candidates = customize(Counted(), data, provider, np.random.default_rng(0))
         steps[name] = calls
         assert len(candidates) == 2
     assert steps["chameleonapi"] == steps["basic_equal_steps"]
