@@ -337,10 +337,8 @@ def regime_map(results: Results) -> Drawing:
 def rules(results: Results) -> Drawing:
     """The open readings of best fit, and other choices from the pruned space."""
     need(results, "delay")
-    rows = results.select(
-        keep=["series", "method", "workload", "factor.setting", "factor.pool", "factor.load", "factor.server"],
-        metric=["delay", "f1"],
-    )
+    keep = ["series", "method", "workload", "factor.setting", "factor.pool", "factor.load", "factor.server", "metric"]
+    rows = pd.concat([results.select(keep=keep, metric=metric) for metric in ("delay", "f1")], ignore_index=True)
     styles = styles_of(results)
     labels = [
         f"RAGServe: {setting}" if method == "ragserve" else styles[series].label
@@ -755,25 +753,22 @@ def embedders(results: Results) -> Drawing:
 
 @figure("ragserve", "scheduling_example", experiment="scheduling_example", paper_ref="Fig. 8")
 def scheduling_example(results: Results) -> Drawing:
-    """When each query of a burst is answered on a scarce pool: stuff waits for room, mappers enter one by one."""
+    """A query that meets a nearly full pool: until its first call starts, and until it is answered."""
     need(results, "delay")
-    settings = _values(results, "setting")
-    rows = results.select(keep=["factor.setting", "factor.query", "workload", "series"], metric="delay")
-    points = summarise(rows, ["factor.setting", "factor.query"]).rename(columns={"factor.query": "query"})
+    keep = ["series", "factor.setting", "workload", "metric"]
+    rows = pd.concat([results.select(keep=keep, metric=metric) for metric in ("wait", "delay")], ignore_index=True)
+    names = {"wait": "first call starts", "delay": "answered"}
+    points = summarise(rows.assign(when=rows["metric"].map(names)), ["factor.setting", "when"])
     fig, grid = panels(1, 1, width_in=4.8, height_in=2.6)
-    lines(
-        grid[0, 0],
-        points.assign(query=points["query"] + 1),
-        plain_styles(settings),
-        "query",
-        by="factor.setting",
-        band=False,
-    )
-    grid[0, 0].set_xlabel("query of the burst")
-    grid[0, 0].set_ylabel("answered after [s]")
+    grouped_bars(grid[0, 0], points, plain_styles(list(names.values())), "factor.setting", by="when")
+    grid[0, 0].set_ylabel("seconds after arrival")
     legend(fig)
-    text = f"All queries arrive at once; the pool holds one or two stuff prompts. {DELAY_MEANING}"
-    return Drawing(fig, points, rows_used(results, ["delay"]), "A burst on a scarce pool", text)
+    text = (
+        "Four stuff queries came just before and fill the pool. A stuff prompt waits until all of it fits, the "
+        "mappers of map_reduce "
+        f"enter one by one. {DELAY_MEANING} {INTERVALS}"
+    )
+    return Drawing(fig, points, rows_used(results, ["wait", "delay"]), "A query that meets a nearly full pool", text)
 
 
 @figure("ragserve", "decision_latency", experiment="decision_latency")

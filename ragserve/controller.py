@@ -91,7 +91,7 @@ class Record:
         space_size: configurations that the policy chose from.
         config: what it chose.
         available_tokens: A at that time, in tokens.
-        profiled_s, planned_s, finished_s: times of the engine's clock.
+        profiled_s, planned_s, started_s, finished_s: times of the engine's clock; started is the first token of the first prompt.
         answer: the text; None if it failed.
         confidence: of the answer.
         num_calls, prompt_tokens, output_tokens: what its calls took.
@@ -109,6 +109,7 @@ class Record:
     available_tokens: int = 0
     profiled_s: float = 0.0
     planned_s: float = 0.0
+    started_s: float = 0.0
     finished_s: float = 0.0
     answer: str | None = None
     confidence: float = 0.0
@@ -273,6 +274,8 @@ class Controller:
 
     def _run_stage(self, record: Record, steps: Any, calls: Sequence[Call]) -> None:
         def done(completions: Sequence[Completion]) -> None:
+            if record.state is State.STAGE1:
+                record.started_s = min(completion.started_s for completion in completions)
             for completion in completions:
                 record.num_calls += 1
                 record.prompt_tokens += len(completion.call.prompt_ids)

@@ -9,8 +9,10 @@ from common.experiment import Run
 from common.results import ItemRows, Row
 from common.retrieval.embedding import EMBEDDERS
 from common.retrieval.retriever import recall_at_k
+from common.serving.api import Engine
 from common.timing import measure
 from ragserve.api import EXPERIMENTS, METHODS, PlannedQuery, Profile, Query, RagConfig, ServerLoad, TokenCosts
+from ragserve.controller import Controller, ControllerSettings
 from ragserve.harness import Lab, front, workloads_of
 from ragserve.mapping import SpaceSettings, pruned_space
 from ragserve.methods import best_outcome
@@ -285,38 +287,49 @@ class Embedders(_Study):
 @EXPERIMENTS.add("scheduling_example")
 @dataclasses.dataclass(frozen=True)
 class SchedulingExample(_Study):
-    """A burst on a scarce pool: stuff waits for room, mappers enter as room frees (RAGServe, Fig. 8).
+    """A query that meets a nearly full pool: stuff waits for room, the mappers of map_reduce start one by one (RAGServe, Fig. 8).
 
     Attributes:
         workloads, server: see `_Study`.
         num_chunks, summary_tokens: of both configurations.
         pool_tokens: of the KV pool.
-        num_queries: that come at once.
+        num_before: queries (stuff) that came just before and fill it.
     """
 
     workloads: tuple[str, ...] = ("musique_like",)
     num_chunks: int = 12
     summary_tokens: int = 12
     pool_tokens: int = 1280
-    num_queries: int = 6
+    num_before: int = 4
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per query of the burst: arrival, started, delay; method `fixed`, factor `setting`, `query`."""
+        """Per query: wait (until its first prompt token is computed), delay; method `fixed`, factor `setting`."""
+        stuff = RagConfig("stuff", self.num_chunks)
         for lab in self.labs(run):
             kind = lab.server(self.server)
-            queries = lab.dataset.queries[: self.num_queries]
-            rows: list[Row] = []
-            for config in (
-                RagConfig("stuff", self.num_chunks),
-                RagConfig("map_reduce", self.num_chunks, self.summary_tokens),
-            ):
+            queries = lab.dataset.queries
+
+            settings = lab.settings(kind)
+
+            def controller(
+                engine: Engine, config: RagConfig, lab: Lab = lab, settings: ControllerSettings = settings
+            ) -> Controller:
                 policy = METHODS.create("fixed", **dataclasses.asdict(config))
-                served = lab.serve(policy, kind, self.pool_tokens, [0.0] * len(queries), queries=queries)
-                for index, record in enumerate(served.records):
-                    factors = {"setting": config.label, "query": index}
-                    own: dict[str, Any] = {"method": "fixed", "factors": factors, "workload": lab.name}
-                    rows.append(Row("delay", record.delay_s, "s", kind.basis, **own))
-            yield ItemRows(lab.name, rows)
+                return Controller(engine, policy, None, lab.dataset, lab.prompts, lab.retrieve, settings)
+
+            for place, (key, query) in enumerate(run.todo(_keyed(lab))):
+                rows: list[Row] = []
+                for config in (stuff, RagConfig("map_reduce", self.num_chunks, self.summary_tokens)):
+                    engine = kind.engine(lab.table, self.pool_tokens)
+                    before = controller(engine, stuff)
+                    for step in range(self.num_before):
+                        before.submit(queries[(place + 1 + step) % len(queries)], 0.0)
+                    record = controller(engine, config).submit(query, 1e-3)
+                    engine.run()
+                    own: dict[str, Any] = {"factors": {"setting": config.label}, "workload": lab.name}
+                    rows.append(Row("wait", record.started_s - record.arrival_s, "s", kind.basis, "fixed", **own))
+                    rows.append(Row("delay", record.delay_s, "s", kind.basis, "fixed", **own))
+                yield ItemRows(key, rows)
 
 
 @EXPERIMENTS.add("decision_latency")

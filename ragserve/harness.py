@@ -27,7 +27,7 @@ from common.experiment import Run
 from common.hardware import machine_facts
 from common.metrics.text import token_f1
 from common.models.loading import LoadedModel, ModelSpec, load
-from common.results import Row
+from common.results import Row, sha256_of
 from common.retrieval.retriever import Retriever
 from common.rng import for_component
 from ragserve.answers import AnswerTable, Job
@@ -271,7 +271,9 @@ class Lab:
         if name not in self._servers:
             facts = machine_facts()
             machine = {key: facts.get(key) for key in ("cpu", "cpu_threads", "torch")} | {"node": os.uname().machine}
-            self._servers[name] = server(name, self.loaded, self.cache, time.process_time, _plain(machine))
+            found = server(name, self.loaded, self.cache, time.process_time, _plain(machine))
+            self.run.note_input(f"server {name}", sha256_of(found.cost.to_json()))
+            self._servers[name] = found
         return self._servers[name]
 
     def settings(self, kind: Server, **changes: Any) -> ControllerSettings:

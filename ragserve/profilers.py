@@ -122,11 +122,12 @@ def reply_confidence(
         match = re.search(rf'"{field}"\s*:\s*("[^"]*"|\[[^\]]*\]|[^,}}\s]+)', text)
         if match is None:
             return 0.0
+        # Brackets, quotes and blanks carry no decision; a token counts if it holds a letter or digit of the value.
+        decisive = {at for at in range(match.start(1), match.end(1)) if re.match(r"\w", text[at])}
         own = [
             logprob
             for end, piece, logprob in zip(ends, pieces, logprobs, strict=True)
-            # Brackets, quotes and blanks inside a value carry no decision.
-            if end > match.start(1) and end - len(piece) < match.end(1) and re.search(r"\w", piece)
+            if not decisive.isdisjoint(range(int(end) - len(piece), int(end)))
         ]
         if not own:
             return 0.0

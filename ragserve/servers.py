@@ -149,6 +149,9 @@ class Server:
     def engine(self, answers: Answers, pool_tokens: int, *, is_gang: bool = False) -> Engine:
         """A simulated engine with a KV pool of so many of *our* tokens.
 
+        With gang admission the calls of a query stand together in the queue and each is admitted as it fits ("adjacent"): holding
+        a whole group back until all of it fits would starve large groups on a scarce pool.
+
         Raises:
             ConfigError: a pool of less than a page.
         """
