@@ -1,4 +1,4 @@
-"""The command line: `python -m grace call|encode|decode|info`. `--help` says what each does.
+"""The command line: `python -m grace call|send|receive|encode|decode|info`. `--help` says what each does.
 
 Exit codes: 0 done; 1 it failed; 2 an argument was refused; 130 interrupted.
 """
@@ -57,6 +57,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     call.add_argument("--seed", type=int, default=0)
     call.set_defaults(run=_call)
+    send = commands.add_parser(
+        "send", help="send a call to another process over UDP, through a lossy link in user space"
+    )
+    send.add_argument("--video", type=Path, default=None, help="any video file; default: a procedural clip")
+    send.add_argument("--method", default="grace")
+    send.add_argument("--seconds", type=float, default=4.0)
+    send.add_argument("--size", type=int, default=96)
+    send.add_argument("--rate-mbps", type=float, default=1.0)
+    send.add_argument("--delay-s", type=float, default=0.05)
+    send.add_argument("--loss", type=float, default=0.1)
+    send.add_argument("--host", default="127.0.0.1")
+    send.add_argument("--port", type=int, default=5006)
+    send.add_argument("--json", type=Path, default=None, help="write when each frame was taken")
+    send.add_argument("--seed", type=int, default=0)
+    send.set_defaults(run=_send)
+    receive = commands.add_parser("receive", help="receive such a call")
+    receive.add_argument("--method", default="grace")
+    receive.add_argument("--host", default="127.0.0.1")
+    receive.add_argument("--port", type=int, default=5006)
+    receive.add_argument("--json", type=Path, default=None, help="write when each frame was shown")
+    receive.set_defaults(run=_receive)
     encode = commands.add_parser("encode", help="code a video file as GRACE packets")
     encode.add_argument("video", type=Path)
     encode.add_argument("output", type=Path)
@@ -78,24 +99,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _call(options: argparse.Namespace) -> None:
-    from common.data.video import Clip
-    from common.data.video.files import load_clip
     from common.rng import for_component
     from grace.api import METHODS
     from grace.experiments_session import call, link_of, loss_model
     from grace.session import PAPER_TIMES, frame_delays, percentile, source_index
     from grace.traces import generated_rate, recorded_rate
-    from grace.workloads import FPS, Procedural, fitted
+    from grace.workloads import FPS
 
     if options.seconds < 0.2 or options.size < 32:
         raise ConfigError(f"--seconds {options.seconds} must be at least 0.2 and --size {options.size} at least 32.")
     num_frames = round(options.seconds * FPS)
-    if options.video is None:
-        clip = next(iter(Procedural(options.size, options.size, 40).items(for_component(options.seed, "clip"), 1)))
-    else:
-        loaded = load_clip(options.video, 0, min(num_frames, 100))
-        frames = np.stack([fitted(frame, options.size, options.size) for frame in loaded.frames])
-        clip = Clip(frames, FPS, options.video.stem)
+    clip = _clip(options, num_frames)
     if options.trace is None:
         rate = generated_rate(for_component(options.seed, "trace"), "lte", options.seconds + 5, options.rate_scale)
     else:
@@ -118,6 +132,66 @@ def _call(options: argparse.Namespace) -> None:
     frames = np.stack([np.concatenate(row, axis=1) for row in zip(*columns, strict=True)])
     _write_video(options.out, frames, FPS)
     print(f"wrote {options.out}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}")
+
+
+def _send(options: argparse.Namespace) -> None:
+    import json
+
+    from common.net.rate import ConstantRate
+    from grace.api import METHODS, StreamInfo
+    from grace.congestion import make_controller
+    from grace.experiments_session import link_of, loss_model
+    from grace.udp import send_call
+    from grace.workloads import FPS
+
+    if options.seconds < 0.2 or options.size < 32:
+        raise ConfigError(f"--seconds {options.seconds} must be at least 0.2 and --size {options.size} at least 32.")
+    num_frames = round(options.seconds * FPS)
+    clip = _clip(options, num_frames)
+    rate = ConstantRate(options.rate_mbps * 1e6)
+    link = link_of(rate, options.delay_s, 50, loss_model(options.loss, 0.0), options.seed).build()
+    info = StreamInfo(clip.height, clip.width, clip.fps, 400, 4)
+    controller = make_controller("gcc_delay_only", min(0.5 * rate.bps, 300e3), 400)
+    captures = send_call(
+        METHODS.create(options.method),
+        clip.frames,
+        info,
+        controller,
+        num_frames,
+        link,
+        options.host,
+        options.port,
+        lambda port: print(f"waiting for a receiver on {options.host}:{port}", flush=True),
+    )
+    if options.json is not None:
+        options.json.write_text(json.dumps(captures))
+    down = link.counters[1]
+    print(f"{len(captures)} frames sent; of {down.offered} packets {down.lost} were lost, {down.dropped} dropped")
+
+
+def _receive(options: argparse.Namespace) -> None:
+    import json
+
+    from grace.api import METHODS
+    from grace.udp import receive_call
+
+    shown = receive_call(METHODS.create(options.method), options.host, options.port)
+    if options.json is not None:
+        options.json.write_text(json.dumps({number: when for number, (when, _) in shown.items()}))
+    print(f"{len(shown)} frames shown")
+
+
+def _clip(options: argparse.Namespace, num_frames: int) -> Any:
+    from common.data.video import Clip
+    from common.data.video.files import load_clip
+    from common.rng import for_component
+    from grace.workloads import FPS, Procedural, fitted
+
+    if options.video is None:
+        return next(iter(Procedural(options.size, options.size, 40).items(for_component(options.seed, "clip"), 1)))
+    loaded = load_clip(options.video, 0, min(num_frames, 100))
+    frames = np.stack([fitted(frame, options.size, options.size) for frame in loaded.frames])
+    return Clip(frames, FPS, options.video.stem)
 
 
 def _seconds(value: float) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from common.errors import ConfigError, CorruptBitstream
 from common.net.driver import IP_UDP_HEADER_BYTES, Network
-from grace.api import WIRE_HEADER_BYTES, Image, Rendered, Report, Scheme, StreamInfo
+from grace.api import WIRE_HEADER_BYTES, Image, Receiver, Rendered, Report, Scheme, Sender, StreamInfo
 from grace.congestion import Arrival, Controller
 
 PORT = 5004
@@ -106,75 +106,60 @@ def source_index(number: int, num_source: int) -> int:
     return place if place < num_source else 2 * num_source - 2 - place
 
 
-class Session:
-    """One call; `begin` it, run the network, then take `record`.
+class SendingEnd:
+    """The sender's side of a call: node 0 of the network.
 
     Args:
-        network: node 0 sends, node 1 receives.
-        scheme: of both ends.
+        network: see `common.net.driver`.
+        sender: has coded the first frame already.
         frames: the clip, (T, H, W, 3) uint8.
-        info: of the stream.
-        controller: of the sender.
-        settings: see `SessionSettings`.
-        on_shown: called for each frame when it is shown.
+        info, controller, settings: see `Session`.
+
+    Attributes:
+        captures_s: when each frame was taken, by number.
+        wire: bytes on the wire and number of packets of each frame.
+        targets_bps: what the controller allowed, by frame.
+        sent_packets, sent_bytes: everything sent again included.
     """
 
     def __init__(
         self,
         network: Network,
-        scheme: Scheme,
+        sender: Sender,
         frames: np.ndarray,
         info: StreamInfo,
         controller: Controller,
         settings: SessionSettings,
-        on_shown: Callable[[Rendered, float], None] | None = None,
     ) -> None:
         if len(frames) < 2 or settings.num_frames < 2:
             raise ConfigError(f"a call of {settings.num_frames} frames from a clip of {len(frames)}: need at least 2.")
-        self._network, self._frames, self._info = network, frames, info
-        self._controller, self._settings, self._on_shown = controller, settings, on_shown
-        self._sender, self._receiver = scheme.sender(info), scheme.receiver(info)
-        self._forward = network.udp(0, PORT, self._on_nothing)
-        network.udp(1, PORT, self._on_media)
-        self._back = network.udp(1, FEEDBACK_PORT, self._on_nothing)
+        self._network, self._sender, self._frames, self._info = network, sender, frames, info
+        self._controller, self._settings = controller, settings
+        self._forward = network.udp(0, PORT, _ignore)
         network.udp(0, FEEDBACK_PORT, self._on_feedback)
         self._sequence = 0
         self._pending: collections.OrderedDict[int, tuple[float, int]] = collections.OrderedDict()
         self._next_departure_s = 0.0
         self._resent: dict[bytes, float] = {}
-        self._since_report: list[tuple[int, float]] = []
-        self._shown: dict[int, tuple[float, Image]] = {}
-        self._wire: dict[int, tuple[int, int]] = {}
-        self._targets: list[float] = []
-        self._sent_packets = self._received_packets = self._sent_bytes = self._report_bytes = 0
-        self._begin_s = 0.0
+        self.captures_s: dict[int, float] = {}
+        self.wire: dict[int, tuple[int, int]] = {}
+        self.targets_bps: list[float] = []
+        self.sent_packets = self.sent_bytes = 0
 
-    @property
-    def end_s(self) -> float:
-        """When the call is over, waiting for late frames included."""
-        return self._begin_s + self._settings.num_frames / self._info.fps + self._settings.drain_s
-
-    def begin(self, at_s: float = 0.0) -> None:
-        """Schedule the call. The first frame reaches the receiver before it begins."""
-        self._begin_s = at_s
-        first = self._receiver.start(self._sender.start(self._frames[0]))
-        self._shown[0] = (at_s, first)
+    def begin(self, at_s: float) -> None:
+        """Schedule all frames."""
         for number in range(1, self._settings.num_frames):
-            self._network.at(at_s + number / self._info.fps, lambda number=number: self._send_frame(number))  # type: ignore[misc]
-        num_reports = int((self._settings.num_frames / self._info.fps + self._settings.drain_s) * self._info.fps)
-        for index in range(1, num_reports):
-            self._network.at(at_s + (index + 0.5) / self._info.fps, self._send_report)
+            when = at_s + number / self._info.fps
+            self._network.at(when, lambda number=number, when=when: self._send_frame(number, when))  # type: ignore[misc]
 
-    def _on_nothing(self, data: bytes) -> None:
-        """Sockets that only send."""
-
-    def _send_frame(self, number: int) -> None:
+    def _send_frame(self, number: int, capture_s: float) -> None:
         now, fps = self._network.now(), self._info.fps
+        self.captures_s[number] = capture_s
         target = self._controller.target_bytes(now, 1 / fps, len(self._pending))
-        self._targets.append(target * 8 * fps)
+        self.targets_bps.append(target * 8 * fps)
         frame = self._frames[source_index(number, len(self._frames))]
         packets = self._sender.encode(number, frame, target)
-        self._wire[number] = sum(len(p) + WIRE_HEADER_BYTES for p in packets), len(packets)
+        self.wire[number] = sum(len(p) + WIRE_HEADER_BYTES for p in packets), len(packets)
         self._transmit(packets, now + self._settings.times.encode_s, target)
 
     def _transmit(self, packets: Sequence[bytes], ready_s: float, frame_bytes: float) -> None:
@@ -191,31 +176,9 @@ class Session:
         self._sequence += 1
         head = _RTP.pack(_RTP_VERSION, _PAYLOAD_TYPE, sequence, int(now * 90000) & 0xFFFFFFFF, _SSRC)
         self._pending[sequence] = now, len(packet) + WIRE_HEADER_BYTES
-        self._sent_packets += 1
-        self._sent_bytes += len(packet) + WIRE_HEADER_BYTES
+        self.sent_packets += 1
+        self.sent_bytes += len(packet) + WIRE_HEADER_BYTES
         self._forward.send(head + packet)
-
-    def _on_media(self, data: bytes) -> None:
-        now = self._network.now()
-        if len(data) <= _RTP.size:
-            return
-        _, _, sequence, _, _ = _RTP.unpack_from(data)
-        self._received_packets += 1
-        self._since_report.append((sequence, now))
-        for found in self._receiver.on_packet(data[_RTP.size :]):
-            shown_s = now + self._settings.times.decode_s
-            self._shown.setdefault(found.frame, (shown_s, found.image))
-            if self._on_shown is not None:
-                self._on_shown(found, shown_s)
-
-    def _send_report(self) -> None:
-        entries = self._since_report[-1000:]
-        self._since_report = []
-        data = _COUNT.pack(len(entries))
-        data += b"".join(_ENTRY.pack(s, int(t * _TICKS_PER_S) & 0xFFFFFFFF) for s, t in entries)
-        data += self._receiver.report().to_bytes()
-        self._report_bytes += len(data) + IP_UDP_HEADER_BYTES
-        self._back.send(data)
 
     def _on_feedback(self, data: bytes) -> None:
         now = self._network.now()
@@ -231,7 +194,8 @@ class Session:
         if len(self._resent) > 4096:
             self._resent = {p: t for p, t in self._resent.items() if now - t < 4 * _RESEND_AFTER_S}
         if again:
-            self._transmit(again, now, self._targets[-1] / 8 / self._info.fps if self._targets else 1000.0)
+            target = self.targets_bps[-1] / 8 / self._info.fps if self.targets_bps else 1000.0
+            self._transmit(again, now, target)
 
     def _read_feedback(self, data: bytes) -> tuple[list[Arrival], Report]:
         (count,) = _COUNT.unpack_from(data)
@@ -254,22 +218,128 @@ class Session:
                     break
         return arrivals, report
 
+
+class ReceivingEnd:
+    """The receiver's side of a call: node 1 of the network.
+
+    Args:
+        network: see `common.net.driver`.
+        receiver: has the first frame already.
+        info, settings: see `Session`.
+        on_shown: called with each frame and the time at which it is shown.
+
+    Attributes:
+        shown: time and picture of each frame that was shown.
+        received_packets, report_bytes: counts.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        receiver: Receiver,
+        info: StreamInfo,
+        settings: SessionSettings,
+        on_shown: Callable[[Rendered, float], None] | None = None,
+    ) -> None:
+        self._network, self._receiver, self._info, self._settings = network, receiver, info, settings
+        self._on_shown = on_shown
+        network.udp(1, PORT, self._on_media)
+        self._back = network.udp(1, FEEDBACK_PORT, _ignore)
+        self._since_report: list[tuple[int, float]] = []
+        self.shown: dict[int, tuple[float, Image]] = {}
+        self.received_packets = self.report_bytes = 0
+
+    def begin(self, at_s: float) -> None:
+        """Schedule a report every frame interval."""
+        num_reports = int((self._settings.num_frames / self._info.fps + self._settings.drain_s) * self._info.fps)
+        for index in range(1, num_reports):
+            self._network.at(at_s + (index + 0.5) / self._info.fps, self._send_report)
+
+    def _on_media(self, data: bytes) -> None:
+        now = self._network.now()
+        if len(data) <= _RTP.size:
+            return
+        _, _, sequence, _, _ = _RTP.unpack_from(data)
+        self.received_packets += 1
+        self._since_report.append((sequence, now))
+        for found in self._receiver.on_packet(data[_RTP.size :]):
+            # In real time decoding has taken its time already, in virtual time none.
+            shown_s = max(now + self._settings.times.decode_s, self._network.now())
+            self.shown.setdefault(found.frame, (shown_s, found.image))
+            if self._on_shown is not None:
+                self._on_shown(found, shown_s)
+
+    def _send_report(self) -> None:
+        entries = self._since_report[-1000:]
+        self._since_report = []
+        data = _COUNT.pack(len(entries))
+        data += b"".join(_ENTRY.pack(s, int(t * _TICKS_PER_S) & 0xFFFFFFFF) for s, t in entries)
+        data += self._receiver.report().to_bytes()
+        self.report_bytes += len(data) + IP_UDP_HEADER_BYTES
+        self._back.send(data)
+
+
+def _ignore(data: bytes) -> None:
+    """For sockets that only send."""
+
+
+class Session:
+    """Both ends of one call; `begin` it, run the network, then take `record`.
+
+    Args:
+        network: node 0 sends, node 1 receives.
+        scheme: of both ends.
+        frames: the clip, (T, H, W, 3) uint8.
+        info: of the stream.
+        controller: of the sender.
+        settings: see `SessionSettings`.
+        on_shown: called for each frame when it is shown.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        scheme: Scheme,
+        frames: np.ndarray,
+        info: StreamInfo,
+        controller: Controller,
+        settings: SessionSettings,
+        on_shown: Callable[[Rendered, float], None] | None = None,
+    ) -> None:
+        self._info, self._settings, self._first = info, settings, frames[0]
+        self._sender, self._receiver = scheme.sender(info), scheme.receiver(info)
+        self._sending = SendingEnd(network, self._sender, frames, info, controller, settings)
+        self._receiving = ReceivingEnd(network, self._receiver, info, settings, on_shown)
+        self._begin_s = 0.0
+
+    @property
+    def end_s(self) -> float:
+        """When the call is over, waiting for late frames included."""
+        return self._begin_s + self._settings.num_frames / self._info.fps + self._settings.drain_s
+
+    def begin(self, at_s: float = 0.0) -> None:
+        """Schedule the call. The first frame reaches the receiver before it begins."""
+        self._begin_s = at_s
+        self._receiver.start(self._sender.start(self._first))
+        self._sending.begin(at_s)
+        self._receiving.begin(at_s)
+
     def record(self) -> SessionRecord:
         """What happened; call it after the network ran until `end_s`."""
         frames = []
         for number in range(1, self._settings.num_frames):
-            shown_s, image = self._shown.get(number, (math.inf, None))
-            size, count = self._wire.get(number, (0, 0))
+            shown_s, image = self._receiving.shown.get(number, (math.inf, None))
+            size, count = self._sending.wire.get(number, (0, 0))
             capture_s = self._begin_s + number / self._info.fps
             frames.append(FrameRecord(number, capture_s, shown_s, image, size, count))
         return SessionRecord(
             tuple(frames),
             len(frames) / self._info.fps,
-            self._sent_packets,
-            self._received_packets,
-            self._sent_bytes,
-            self._report_bytes,
-            tuple(self._targets),
+            self._sending.sent_packets,
+            self._receiving.received_packets,
+            self._sending.sent_bytes,
+            self._receiving.report_bytes,
+            tuple(self._sending.targets_bps),
         )
 
 

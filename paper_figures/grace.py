@@ -107,7 +107,7 @@ def rate_distortion(results: Results) -> Drawing:
     fig, grid = panels(1, 2 * len(columns), width_in=3.6, height_in=3.0)
     plotted = []
     for place, (title, own) in enumerate(columns):
-        keep = ["factor.codec", "factor.level", "method"]
+        keep = ["factor.codec", "factor.level", "method", "method_args"]
         by = ["factor.codec", "factor.level"]
         sizes = summarise(own.select(keep=keep, metric="frame_bytes"), by)
         names = [str(name) for name in dict.fromkeys(sizes["factor.codec"])]
@@ -253,6 +253,7 @@ def any_subset(results: Results) -> Drawing:
     points = summarise(rows, ["series", "factor.received"])
     lines(grid[0, 0], points, styles_of(results), "factor.received")
     grid[0, 0].set_xlabel("packets received")
+    grid[0, 0].set_xticks(sorted(points["factor.received"]))
     grid[0, 0].set_ylabel("PSNR [dB]")
     grid[0, 0].set_title(f"{rows['factor.subset'].nunique()} subsets, {rows['item'].nunique()} clips")
     legend(fig)
@@ -303,7 +304,7 @@ def packet_overhead(results: Results) -> Drawing:
             keep=["factor.part", "factor.num_packets"], metric="part_bytes"
         )
         points = summarise(rows[rows["factor.part"].isin(list(_PARTS))], ["factor.part", "factor.num_packets"])
-        points = points.assign(x=[f"{int(number)} packets" for number in points["factor.num_packets"]])
+        points = points.assign(x=[f"{int(n)} packet{'s' if n > 1 else ''}" for n in points["factor.num_packets"]])
         stacked_bars(axes, points.sort_values("factor.num_packets"), styles, "x", by="factor.part")
         axes.set_title(f"level {int(level)}, n = {rows['item'].nunique()} clips")
         axes.set_xlabel("bytes of a frame")

@@ -1,0 +1,91 @@
+"""Every experiment yields rows on tiny clips; the command line answers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.experiment import Run
+from grace.__main__ import main
+from grace.api import EXPERIMENTS, METHODS, WORKLOADS
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = yaml.safe_load((ROOT / "experiments" / "conf" / "paper" / "grace.yaml").read_text())["plan"]
+TINY = {"height": 64, "width": 64}
+CASES = {
+    "quality_vs_loss": ({"loss_rates": (0.0, 0.5), "bursts": (1, 2), "begin": 2, "repeats": 1}, 7, ["grace", "fec_50"]),
+    "rate_distortion": ({"levels": (0, 16), "quantisers": (24, 32, 40)}, 3, ["grace"]),
+    "any_subset": ({"num_packets": 3}, 2, ["grace"]),
+    "resync": ({"loss_at": 2, "report_frames": 2}, 6, ["grace"]),
+    "packet_overhead": ({"levels": (8,), "num_packets": (1, 4), "frame": 1}, 2, ["grace"]),
+    "session": ({"duration_s": 0.4}, 4, ["grace", "fec_adaptive"]),
+    "bandwidth_drop": ({"duration_s": 0.6, "drops_s": ((0.2, 0.2),)}, 4, ["salsify"]),
+}
+
+
+def run_of(name, num_frames, methods) -> Run:
+    return Run(
+        paper="grace",
+        experiment=name,
+        scale="smoke",
+        seed=0,
+        num_items=1,
+        methods={method: METHODS.create(method) for method in methods},
+        workload=WORKLOADS.create("procedural", num_frames=num_frames, **TINY),
+        workload_name="procedural",
+    )
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_experiment_yields_rows(name):
+    knobs, num_frames, methods = CASES[name]
+    (item,) = EXPERIMENTS.create(name, **knobs).rows(run_of(name, num_frames, methods))
+    assert {row.method for row in item.rows} >= set(methods)
+    values = {row.metric: row.value for row in item.rows}
+    if name == "any_subset":
+        assert all(row.value == 1 for row in item.rows if row.metric == "decoded")
+    if name == "resync":
+        agree = [row for row in item.rows if row.metric == "states_agree" and row.factors["resync"] == "with"]
+        assert [row.value for row in agree] == [1, 0, 0, 1, 1]
+    if name == "packet_overhead":
+        assert 0 < values["side_share"] < 1
+
+
+def test_every_experiment_has_a_plan():
+    assert set(PLAN) == set(EXPERIMENTS.names())
+    for plan in PLAN.values():
+        assert set(plan.get("methods", [])) <= set(METHODS.names())
+
+
+def test_importing_the_api_is_cheap():
+    program = "import sys, grace.api; assert not {'torch', 'av', 'cv2'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_command_line_codes_decodes_and_refuses(tmp_path, clip, capsys):
+    from common.codecs import encode
+
+    video = tmp_path / "clip.mp4"
+    encode(clip[:4], "h264", qp=20, fps=25.0).save(video)
+    coded, decoded = str(tmp_path / "c.grace"), str(tmp_path / "d.mp4")
+    assert main(["encode", str(video), coded, "--height", "64", "--frames", "4"]) == 0
+    assert main(["info", coded]) == 0
+    assert main(["decode", coded, decoded, "--loss", "0.3"]) == 0
+    assert "3 P-frames" in capsys.readouterr().out
+    assert Path(decoded).stat().st_size > 500
+    Path(coded).write_bytes(Path(coded).read_bytes()[:-3])
+    assert main(["decode", coded, decoded]) == 1
+    assert main(["decode", str(video), decoded]) == 1
+    assert main(["decode", coded, decoded, "--loss", "2"]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
+
+
+@pytest.mark.slow
+def test_a_call_becomes_a_video(tmp_path, capsys):
+    out = tmp_path / "call.mp4"
+    arguments = ["call", "--out", str(out), "--seconds", "0.6", "--size", "64", "--methods", "grace", "salsify"]
+    assert main(arguments) == 0
+    assert "P95 frame delay" in capsys.readouterr().out
+    assert out.stat().st_size > 1000

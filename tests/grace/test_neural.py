@@ -1,0 +1,154 @@
+"""Sender and receiver: any losses, resynchronisation bit for bit, bitrate control."""
+
+import numpy as np
+import pytest
+
+from common.errors import CorruptBitstream
+from grace.api import FrameStatus, Report, StreamInfo, unwrapped
+from grace.harness import wire_bytes
+from grace.neural import NeuralReceiver, NeuralSender
+
+INFO = StreamInfo(64, 72, payload_bytes=400)
+
+
+def pair(codec, clip, **options):
+    sender, receiver = NeuralSender(codec, INFO, **options), NeuralReceiver(codec, INFO)
+    first = receiver.start(sender.start(clip[0]))
+    assert np.array_equal(first, sender.reference)
+    return sender, receiver
+
+
+def run(codec, clip, lost, delay, **options):
+    """Send the clip, losing packets {frame: indices}; reports arrive `delay` frames later. Returns pictures and references."""
+    sender, receiver = pair(codec, clip, **options)
+    reports, shown, references = [], {}, {}
+    for number in range(1, len(clip)):
+        if len(reports) >= delay:
+            sender.on_report(Report.from_bytes(reports[-delay].to_bytes()))
+        packets = sender.encode(number, clip[number], 1600)
+        for index, packet in enumerate(packets):
+            if index not in lost.get(number, ()):
+                shown |= {found.frame: found.image for found in receiver.on_packet(packet)}
+        shown |= {found.frame: found.image for found in receiver.flush(number)}
+        references[number] = sender.reference
+        reports.append(receiver.report())
+    return sender, shown, references
+
+
+def test_without_loss_both_ends_hold_the_same_picture(codec, clip):
+    _, shown, references = run(codec, clip, {}, 2)
+    assert sorted(shown) == list(range(1, len(clip)))
+    assert all(np.array_equal(shown[number], references[number]) for number in shown)
+
+
+def test_states_differ_after_a_loss_and_agree_again_after_the_report(codec, clip):
+    sender, shown, references = run(codec, clip, {4: (0, 2)}, 3)
+    agree = {number: np.array_equal(shown[number], references[number]) for number in shown}
+    assert all(agree[number] for number in (1, 2, 3))
+    # Frame 4 lost packets. Its report is used before frame 7 is coded, which then starts from the receiver's own picture.
+    assert not any(agree[number] for number in (4, 5, 6))
+    assert all(agree[number] for number in range(7, len(clip)))
+    assert sender.num_redecoded == 3  # frames 4, 5 and 6
+
+
+def test_without_resynchronisation_the_states_drift(codec, clip):
+    sender, shown, references = run(codec, clip, {4: (0, 2)}, 3, has_resync=False, has_patches=False)
+    assert sender.num_redecoded == 0
+    assert not any(np.array_equal(shown[number], references[number]) for number in range(4, len(clip)))
+
+
+@pytest.mark.parametrize("lost", [{2: (4,)}, {2: (1,), 3: (0, 3)}, {3: (0, 1, 2, 3)}, {3: (0, 1, 2, 3, 4)}])
+def test_any_pattern_of_losses_is_repaired(codec, clip, lost):
+    _, shown, references = run(codec, clip, lost, 2)
+    last = len(clip) - 1
+    assert np.array_equal(shown[last], references[last])
+
+
+def test_lost_reports_are_made_up_for_by_later_ones(codec, clip):
+    sender, receiver = pair(codec, clip)
+    for number in range(1, 9):
+        packets = sender.encode(number, clip[number], 1600)
+        for packet in packets[1:] if number in (2, 3) else packets:
+            receiver.on_packet(packet)
+        receiver.flush(number)
+    sender.on_report(receiver.report())  # the first report that arrives
+    packets = sender.encode(9, clip[9], 1600)
+    shown = [found for packet in packets for found in receiver.on_packet(packet)]
+    assert np.array_equal(shown[-1].image, sender.reference)
+
+
+def test_a_frame_of_which_nothing_arrived_is_asked_for_again(codec, clip):
+    sender, receiver = pair(codec, clip)
+    for packet in sender.encode(1, clip[1], 1600):
+        receiver.on_packet(packet)
+    sender.encode(2, clip[2], 1600)
+    third = sender.encode(3, clip[3], 1600)
+    assert receiver.on_packet(third[0]) == []
+    assert receiver.report().frames[-1] == FrameStatus(2, 0, 0, is_wanted=True)
+    again = sender.on_report(receiver.report())
+    shown = [found.frame for packet in [*again, *third[1:]] for found in receiver.on_packet(packet)]
+    assert shown == [2, 3]
+
+
+def test_budget_is_kept_and_used(codec, clip):
+    sender, _ = pair(codec, clip)
+    sizes = [wire_bytes(sender.encode(number, clip[number], 1500)) for number in range(1, len(clip))]
+    spare = 1 + 0.2  # what a frame left over helps the next one
+    assert max(sizes) <= 1500 * spare
+    low, _ = pair(codec, clip)
+    smallest = [wire_bytes(low.encode(number, clip[number], 400)) for number in range(1, len(clip))]
+    assert low.level == 0
+    assert np.mean(smallest) < np.mean(sizes)
+
+
+def test_patches_scan_the_frame_and_travel_alone(codec, clip):
+    sender, receiver = pair(codec, clip)
+    packets = sender.encode(1, clip[1], 1600)
+    receiver.on_packet(packets[-1])
+    (found,) = receiver.flush(1)
+    assert found.frame == 1
+    changed = (found.image != receiver.start(NeuralSender(codec, INFO).start(clip[0]))).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    assert rows.max() < 32
+    assert columns.min() >= 32  # the second patch of the first row
+    assert columns.max() < 64
+
+
+def test_garbage_is_counted_and_dropped(codec, clip):
+    _, receiver = pair(codec, clip)
+    for data in (b"", b"\x47", b"\x49" + bytes(30), bytes(200)):
+        assert receiver.on_packet(data) == []
+    assert receiver.num_rejected == 4
+    with pytest.raises(CorruptBitstream):
+        receiver.start(b"ab")
+
+
+def test_forks_go_their_own_ways(codec, clip):
+    sender, receiver = pair(codec, clip)
+    first, second = sender.encode(1, clip[1], 1600), sender.encode(2, clip[2], 1600)
+    receiver.on_packet(first[0])
+    other = receiver.fork()
+    for packet in [*first[1:], *second]:
+        receiver.on_packet(packet)
+    assert [status.frame for status in receiver.report().frames] == [1, 2]
+    assert other.report().frames == ()
+    assert [found.frame for found in other.flush(1)] == [1]
+
+
+def test_reports_survive_the_wire_and_refuse_cuts():
+    report = Report(
+        (FrameStatus(5, 12, 0b101), FrameStatus(6, 0, 0, is_wanted=True), FrameStatus(7, 4, 15, True, True))
+    )
+    data = report.to_bytes()
+    assert Report.from_bytes(data) == report
+    for cut in range(1, len(data)):
+        try:
+            assert len(Report.from_bytes(data[:cut]).frames) < 3
+        except CorruptBitstream as error:
+            assert "cut" in str(error)  # noqa: PT017
+
+
+def test_numbers_wrap():
+    assert unwrapped(3, 65534) == 65539
+    assert unwrapped(65535, 65537) == 65535
+    assert unwrapped(10, 8) == 10
