@@ -32,7 +32,7 @@ def cost_at(curve: Curve, accuracies: npt.NDArray[np.float64]) -> npt.NDArray[np
 
 
 def reduction(ours: Curve, others: Mapping[str, Curve], num_steps: int = 21) -> float | None:
-    """How much lower our cost is at equal accuracy: the mean of 1 - ours / theirs over the accuracies that both span.
+    """How much lower our cost is at equal accuracy: 1 - mean of ours / mean of theirs over the accuracies that both span.
 
     Args:
         ours: our curve.
@@ -40,7 +40,7 @@ def reduction(ours: Curve, others: Mapping[str, Curve], num_steps: int = 21) -> 
         num_steps: accuracies compared, evenly spaced over the shared range.
 
     Returns:
-        Negative where ours costs more; None if no accuracy is reached by both.
+        Negative where ours costs more; None if no accuracy is reached by both, or theirs costs nothing at all there.
     """
     known = envelope(ours)[0]
     theirs = [envelope(curve)[0] for curve in others.values()]
@@ -55,4 +55,6 @@ def reduction(ours: Curve, others: Mapping[str, Curve], num_steps: int = 21) -> 
     cheapest = np.min([cost_at(curve, wanted) for curve in others.values()], axis=0)
     own = cost_at(ours, wanted)
     both = np.isfinite(own) & np.isfinite(cheapest)
-    return float(np.mean(1 - own[both] / cheapest[both])) if both.any() else None
+    # Means before the ratio: a filter that sends next to nothing for some low accuracy would decide a mean of ratios alone.
+    theirs_mean = float(cheapest[both].mean()) if both.any() else 0.0
+    return 1 - float(own[both].mean()) / theirs_mean if theirs_mean > 0 else None

@@ -72,7 +72,8 @@ class AccMpeg:
     """AccModel on one frame of each chunk, threshold, dilation, two qualities: the paper's system.
 
     Attributes:
-        alpha: a macroblock gets high quality where AccModel's probability exceeds it.
+        alpha: a macroblock gets high quality where AccModel's probability exceeds it (0.2 in the official code, whose AccModel
+            and threshold of positives are others).
         qp_hi, qp_lo: the two quantisers.
         sample: frames of a chunk that AccModel sees: "first" (the paper), "ends" (the official code) or "all", averaged.
         dilation: box in macroblocks, odd; 1 is none.
@@ -83,7 +84,7 @@ class AccMpeg:
         codec: "h264" or "h265".
     """
 
-    alpha: float = 0.2
+    alpha: float = 0.5
     qp_hi: int = 30
     qp_lo: int = 40
     sample: assignment.Sample = "first"
@@ -95,12 +96,12 @@ class AccMpeg:
     codec: Literal["h264", "h265"] = "h264"
 
     POINTS: ClassVar[Points] = (
-        {"alpha": 0.6, "qp_lo": 44},
-        {"alpha": 0.3, "qp_lo": 44},
-        {"alpha": 0.5, "qp_lo": 40},
-        {"alpha": 0.3, "qp_lo": 40},
-        {"alpha": 0.2, "qp_lo": 36},
-        {"alpha": 0.1, "qp_lo": 36},
+        {"alpha": 0.8, "qp_lo": 44},
+        {"alpha": 0.65, "qp_lo": 44},
+        {"alpha": 0.8, "qp_lo": 40},
+        {"alpha": 0.6, "qp_lo": 40},
+        {"alpha": 0.6, "qp_lo": 36},
+        {"alpha": 0.3, "qp_lo": 36},
     )
 
     def __post_init__(self) -> None:

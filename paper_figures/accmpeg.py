@@ -182,7 +182,7 @@ def delay_reduction(results: Results) -> Drawing:
         width_in=7.0,
     )
     text = (
-        "Per clip, along the lower envelope of each system's curve, averaged over the accuracies that both "
+        "Per clip, along the lower envelope of each system's curve, from mean costs over the accuracies that both "
         "reach; above 0 AccMPEG is "
         "faster. Clips on which no accuracy is reached by both are left out, so that a baseline that never gets "
         "as accurate has few "

@@ -4,12 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from accmpeg import assignment
 from common.errors import ConfigError
+
+# A busy machine is no failure.
+STEADY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9))
 scores = arrays(float, array_shapes(min_dims=2, max_dims=2, max_side=8), elements=st.floats(0, 1))
@@ -36,6 +39,7 @@ def test_a_block_on_the_border_survives_replicate_padding_only():
     assert not assignment.clean(border, "zero").any()
 
 
+@STEADY
 @given(masks)
 def test_dilation_grows_and_erosion_shrinks(mask):
     assert (assignment.dilate(mask, 3) >= mask).all()
@@ -44,6 +48,7 @@ def test_dilation_grows_and_erosion_shrinks(mask):
     assert (assignment.erode(mask, 3) == ~assignment.dilate(~mask, 3)).all()
 
 
+@STEADY
 @given(masks)
 def test_morphology_equals_opencv(mask):
     import cv2
@@ -54,6 +59,7 @@ def test_morphology_equals_opencv(mask):
     assert (assignment.erode(mask, 3) == cv2.erode(padded, box)[1:-1, 1:-1].astype(bool)).all()
 
 
+@STEADY
 @given(scores, st.floats(0, 1))
 def test_top_share_takes_the_largest(score, share):
     chosen = assignment.top_share(score, share)
@@ -69,12 +75,14 @@ def test_greedy_choice_is_the_best_of_all_subsets():
     assert gains[chosen].sum() == pytest.approx(best)
 
 
+@STEADY
 @given(scores)
 def test_levels_with_two_quantisers_are_the_binary_map(p):
     binary = assignment.two_levels(assignment.select(p, 0.4), 30, 40)
     assert (assignment.levels(p, [0.4], [30, 40]) == binary).all()
 
 
+@STEADY
 @given(scores)
 def test_more_probable_blocks_never_get_less_quality(p):
     qp_map = assignment.levels(p, (0.6, 0.3, 0.1), (30, 34, 38, 44)).ravel()

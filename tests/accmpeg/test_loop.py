@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from accmpeg.contract import square_clip
@@ -12,6 +12,9 @@ from accmpeg.curves import cost_at, envelope, reduction
 from accmpeg.loop import PAPER_PROFILE, Ledger, LinkSettings, MeteredLoop, encode_chunk, transfer
 from common.errors import ConfigError
 from common.net.link import UP
+
+# A busy machine is no failure.
+STEADY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def loop(**settings) -> MeteredLoop:
@@ -89,6 +92,7 @@ def test_envelope_and_interpolation_by_hand():
     assert reduction([(0.5, 1.0)], {"a": [(0.6, 1.0), (0.7, 2.0)]}) is None
 
 
+@STEADY
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 10)), min_size=1, max_size=8))
 def test_a_system_saves_nothing_against_itself(curve):
     assert reduction(curve, {"same": curve}) == pytest.approx(0.0)
