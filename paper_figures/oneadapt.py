@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from common.plotting import (
     Drawing,
@@ -102,6 +103,7 @@ def _tradeoff(results: Results, xlabel: str, title: str, text: str) -> Drawing:
     )
 
 
+WORST = -1.0
 BYTES = "bytes / bytes of the best setting"
 CHARGED = (
     "Accuracy is agreement with the network's own results at the best setting. Bytes are lengths of bitstreams, "
@@ -178,10 +180,11 @@ def savings(results: Results) -> Drawing:
             begin = place
             for series in order:
                 point = members[members["series"] == series]
+                shown, low, high = (point[name].clip(lower=WORST) for name in ("value", "low", "high"))
                 axes.errorbar(
-                    point["value"],
+                    shown,
                     [place],
-                    xerr=error_range(point["value"], point["low"], point["high"]),
+                    xerr=error_range(shown, low.where(np.isfinite(point["low"]), shown), high),
                     fmt=styles[series].marker,
                     color=styles[series].color,
                     capsize=2.5,
@@ -206,7 +209,7 @@ def savings(results: Results) -> Drawing:
     text = (
         "OneAdapt (its guarded form for knobs of the encoder) against each method, along the curves of each clip, averaged "
         "over the range that both curves reach, without the first 5 intervals (all adaptive methods begin at the best "
-        "setting; the claim table has both). Right of 0 is "
+        "setting; the claim table has both). Twice the resource or more is drawn at -1; the CSV has the numbers. Right of 0 is "
         f"better for OneAdapt; the oracle and the static setting in hindsight are no systems. {CLIPS}"
     )
     return Drawing(fig, points, rows, "What OneAdapt saves and gains", text)
@@ -264,7 +267,10 @@ def time_series(results: Results) -> Drawing:
                 )
             axes.set_ylabel(metric if knob is None else f"{knob}\n(1 = best)")
             plotted.append(titled_points(points.assign(metric=metric, knob=knob or ""), f"clip {item}"))
-        grid[0, column].set_title(f"{NAMES.get(frame['workload'].iloc[0], '')}, clip {item}")
+        workload = str(frame["workload"].iloc[0])
+        grid[0, column].set_title(f"{NAMES.get(workload, workload)}, clip {item}")
+        for axes in grid[:, column]:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         grid[-1, column].set_xlabel("interval")
     legend(fig)
     text = (
@@ -342,7 +348,7 @@ def proxy_quality(results: Results) -> Drawing:
         paper_band(grid[1, column], 0.46, 0.84, "0.65 ± 0.19")
         grid[1, column].set_ylabel("Pearson correlation")
         plotted += [titled_points(points, name), titled_points(bars, name)]
-    legend(fig)
+    legend(fig, max_columns=4 if len(columns) > 1 else 2)
     text = (
         "Above: one-step-cheaper moves, losses averaged over clips. Below: in single intervals a few results decide, "
         "so the estimate is "
@@ -368,6 +374,7 @@ def num_blocks(results: Results) -> Drawing:
     grid[0, 0].axhline(0, color="#333333", linewidth=0.8)
     for place, value in ((4, 1 - 1 / 1.45), (16, 1 - 1 / 1.59), (64, 1 - 1 / 2.0)):
         grid[0, 0].plot([place], [value], "x", color="#8A8A8A", label="paper: 1.45x, 1.59x, 2.00x")
+    grid[0, 0].set_xticks([4, 16, 64, *points["num_blocks"]], [f"{n:g}" for n in (4, 16, 64, *points["num_blocks"])])
     grid[0, 0].set_xlabel("blocks")
     grid[0, 0].set_ylabel("bytes saved at equal accuracy,\nagainst a uniform quantiser")
     legend(fig)
