@@ -3,9 +3,11 @@
 Items are traces. Every scheme calls over the same realisation of the same network with the same controller and clip.
 """
 
+import collections
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from common.net.loop import LoopNetwork
 from common.net.loss import Bernoulli, GilbertElliott, LossModel, NoLoss
 from common.net.rate import ConstantRate, Rate
 from common.results import ItemRows, Row
-from common.timing import measure
+from common.timing import measure_interleaved
 from grace.api import EXPERIMENTS, Scheme
 from grace.congestion import make_controller
 from grace.experiments import clips_of, info_of
@@ -106,30 +108,38 @@ def call(
         network.close()
 
 
-def measured_times(scheme: Scheme, clip: Clip, payload_bytes: int, min_packets: int, target_bytes: float) -> CodecTimes:
+def measured_times(
+    schemes: Mapping[str, Scheme], clip: Clip, payload_bytes: int, min_packets: int, target_bytes: float
+) -> dict[str, CodecTimes]:
     """Shortest of eight times of encoding and of decoding a frame on this machine, rate control included, one thread.
 
     The shortest, because other work on the machine only ever adds.
     """
     info = info_of(clip, payload_bytes, min_packets)
-    sender, receiver = scheme.sender(info), scheme.receiver(info)
-    receiver.start(sender.start(clip.frames[0]))
-    numbers = iter(range(1, 10_000))
-    sent: list[list[bytes]] = []
+    encoders: dict[str, Callable[[], None]] = {}
+    decoders: dict[str, Callable[[], None]] = {}
 
-    def encode() -> None:
-        number = next(numbers)
-        sent.append(sender.encode(number, clip.frames[source_index(number, len(clip))], target_bytes))
+    def add(name: str, scheme: Scheme) -> None:
+        sender, receiver = scheme.sender(info), scheme.receiver(info)
+        receiver.start(sender.start(clip.frames[0]))
+        numbers = itertools.count(1)
+        sent: collections.deque[list[bytes]] = collections.deque()
 
-    encoding = measure(encode, warmup=2, repeats=8, threads=1)
-    queue = iter(sent)
+        def encode() -> None:
+            number = next(numbers)
+            sent.append(sender.encode(number, clip.frames[source_index(number, len(clip))], target_bytes))
 
-    def decode() -> None:
-        for packet in next(queue):
-            receiver.on_packet(packet)
+        def decode() -> None:
+            for packet in sent.popleft():
+                receiver.on_packet(packet)
 
-    decoding = measure(decode, warmup=2, repeats=8, threads=1)
-    return CodecTimes(min(encoding.seconds), min(decoding.seconds))
+        encoders[name], decoders[name] = encode, decode
+
+    for name, scheme in schemes.items():
+        add(name, scheme)
+    encoding = measure_interleaved(encoders, warmup=2, repeats=8, threads=1)
+    decoding = measure_interleaved(decoders, warmup=2, repeats=8, threads=1)
+    return {name: CodecTimes(min(encoding[name].seconds), min(decoding[name].seconds)) for name in schemes}
 
 
 @EXPERIMENTS.add("session")
@@ -186,10 +196,10 @@ class Calls:
             place = int(key[:2])
             clip = clips[place % len(clips)][1]
             rows: list[Row] = [Row("trace_rate", rate.mean_bps, "bit/s", "simulated")]
+            if not times:
+                mean = rate.mean_bps * 0.8 / clip.fps / 8
+                times = measured_times(run.methods, clip, self.payload_bytes, self.min_packets, mean)
             for name, method in run.methods.items():
-                if name not in times:
-                    mean = rate.mean_bps * 0.8 / clip.fps / 8
-                    times[name] = measured_times(method, clip, self.payload_bytes, self.min_packets, mean)
                 if not index:
                     rows.append(Row("encode_time", times[name].encode_s, "s", "measured", name))
                     rows.append(Row("decode_time", times[name].decode_s, "s", "measured", name))
@@ -320,10 +330,10 @@ class BandwidthDrop:
         )
         for key, clip in run.todo(clips_of(run)):
             rows = []
+            target = self.high_bps * self.rate_scale * 0.6 / clip.fps / 8
+            times = measured_times(run.methods, clip, self.payload_bytes, self.min_packets, target)
             for name, method in run.methods.items():
                 link = link_of(rate, self.delay_s, self.queue_packets, NoLoss(), run.seed)
-                target = self.high_bps * self.rate_scale * 0.6 / clip.fps / 8
-                times = measured_times(method, clip, self.payload_bytes, self.min_packets, target)
                 record = call(
                     "loop",
                     link,
@@ -333,7 +343,7 @@ class BandwidthDrop:
                     self.payload_bytes,
                     self.min_packets,
                     round(self.duration_s * clip.fps),
-                    times,
+                    times[name],
                 )
                 images = {frame.number: frame.image for frame in record.frames if frame.image is not None}
                 for frame in record.frames[::2]:

@@ -192,7 +192,7 @@ def send_call(
     host: str = "127.0.0.1",
     port: int = 0,
     on_listening: Callable[[int], None] = lambda port: None,
-    timeout_s: float = 30.0,
+    timeout_s: float = 120.0,
     drain_s: float = 1.0,
 ) -> dict[int, float]:
     """Wait for a receiver, then send a call.
@@ -238,7 +238,7 @@ def send_call(
 
 
 def receive_call(
-    scheme: Scheme, host: str, port: int, timeout_s: float = 30.0, drain_s: float = 1.0
+    scheme: Scheme, host: str, port: int, timeout_s: float = 120.0, drain_s: float = 1.0
 ) -> dict[int, tuple[float, Image]]:
     """Receive a call.
 

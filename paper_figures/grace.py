@@ -96,7 +96,14 @@ def training_ablation(results: Results) -> Drawing:
     return _loss_curves(results, None, ["grace", "grace_d", "grace_p"])
 
 
-_CODEC_NAMES = {"h264": "x264, veryfast, low delay", "h265": "x265, veryfast, low delay"}
+_CODEC_NAMES = {
+    "h264": "x264, veryfast, low delay",
+    "h265": "x265, veryfast, low delay",
+    "grace": "GRACE",
+    "grace_p": "GRACE-P",
+    "grace_d": "GRACE-D",
+    "grace_lite": "GRACE-Lite",
+}
 
 
 @figure("grace", "rate_distortion", experiment="rate_distortion", paper_ref="quality without loss (F3)")
@@ -111,11 +118,10 @@ def rate_distortion(results: Results) -> Drawing:
         by = ["factor.codec", "factor.level"]
         sizes = summarise(own.select(keep=keep, metric="frame_bytes"), by)
         names = [str(name) for name in dict.fromkeys(sizes["factor.codec"])]
-        known = styles_of(results)
-        spare = plain_styles(names, ["#444444", "#999999", "#0072B2", "#5E4FA2", "#56B4E9"])
+        colors = ["#444444", "#999999", "#0072B2", "#5E4FA2", "#56B4E9", "#8C6D31"]
         styles = {
-            name: known.get(name, SeriesStyle(_CODEC_NAMES.get(name, name), spare[name].color, spare[name].marker))
-            for name in names
+            name: SeriesStyle(_CODEC_NAMES.get(name, name), style.color, style.marker)
+            for name, style in plain_styles(names, colors).items()
         }
         for axes, metric in zip(grid[0, 2 * place : 2 * place + 2], ("ssim", "psnr_y"), strict=True):
             points = summarise(own.select(keep=keep, metric=metric), by)

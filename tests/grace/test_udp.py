@@ -20,8 +20,8 @@ def test_two_processes_call_over_udp(tmp_path):
         port = sender.stdout.readline().rpartition(":")[2].strip()
         assert port.isdigit(), sender.stderr.read() if sender.stderr else ""
         receiving = [sys.executable, "-m", "grace", "receive", *common, "--port", port, "--json", str(shown)]
-        receiver = subprocess.run(receiving, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-        output, problem = sender.communicate(timeout=120)
+        receiver = subprocess.run(receiving, capture_output=True, text=True, cwd=ROOT, timeout=240, check=False)
+        output, problem = sender.communicate(timeout=240)
     assert receiver.returncode == 0, receiver.stderr
     assert sender.returncode == 0, problem
     captures, times = json.loads(sent.read_text()), json.loads(shown.read_text())
@@ -53,8 +53,8 @@ def test_grace_itself_calls_over_udp(tmp_path):
         subprocess.run(
             [sys.executable, "-m", "grace", "receive", "--port", port, "--json", str(shown)],
             cwd=ROOT,
-            timeout=120,
+            timeout=240,
             check=True,
         )
-        sender.communicate(timeout=120)
+        sender.communicate(timeout=240)
     assert len(json.loads(shown.read_text())) >= 1
