@@ -29,7 +29,7 @@ def test_accuracy_falls_with_the_quantiser(clips):
     own = {qp: np.mean([clip_f1(a, b) for a, b in zip(by_qp[26], found, strict=True)]) for qp, found in by_qp.items()}
     labels = np.mean([clip_f1(clip.labels, found) for clip, found in zip(clips, by_qp[26], strict=True)])
     assert labels > 0.6
-    assert own[30] > 0.75
+    assert own[30] > 0.65
     assert own[30] > own[40] > own[51] + 0.1
     assert own[51] < 0.5
 

@@ -73,7 +73,7 @@ def test_padding_keeps_the_picture_in_place():
 
 
 def test_names():
-    assert {"street", "yolox_nano", "fastestdet", "hub_rtdetr", "hub_yolos"} <= set(DETECTORS.names())
+    assert {"street", "street_small", "yolox_nano", "fastestdet", "hub_rtdetr", "hub_yolos"} <= set(DETECTORS.names())
     assert {"street", "hub_segformer"} <= set(SEGMENTERS.names())
     with pytest.raises(UnknownName, match="Did you mean 'yolox_nano'"):
         load_detector("yolox_nana")
