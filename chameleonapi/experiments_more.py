@@ -11,13 +11,14 @@ from chameleonapi.applications import bundled
 from chameleonapi.harness import Bench, Case, Sizes, at_operating_points, row
 from chameleonapi.losses import conventional_loss
 from chameleonapi.methods import ChameleonLoss
-from chameleonapi.networks import Architecture, Network
-from chameleonapi.pretrain import mean_average_precision
+from chameleonapi.networks import Architecture, Network, load, save
+from chameleonapi.pretrain import Recipe, mean_average_precision, recipes, shipped, train
 from chameleonapi.provider import bundled_provider
 from chameleonapi.semantics import DecisionProcess
 from chameleonapi.tasks.real import grocery_task
+from chameleonapi.tasks.tasks import task_named
 from chameleonapi.training import Provider, Schedule, fit, micro_f1_threshold, stage_two
-from common.cache import sha256_of_file
+from common.cache import ArtefactCache, sha256_of_file
 from common.errors import ConfigError, DataUnavailable
 from common.experiment import Run
 from common.results import ItemRows, Row
@@ -72,10 +73,10 @@ class TrainingSize:
             yield ItemRows(key, rows)
 
 
-def _bench(run: Run, train: int, sizes: Any, generic: str = "") -> Bench:
+def _bench(run: Run, train: int, sizes: Any) -> Bench:
     pools = int(6000 * sizes.pool_scale), int(10_000 * sizes.pool_scale)
     schedule = Schedule(stage1_epochs=sizes.stage1_epochs, stage2_epochs=sizes.stage2_epochs)
-    return Bench.of(run, Sizes(train, sizes.validation, sizes.test, *pools), schedule, generic)
+    return Bench.of(run, Sizes(train, sizes.validation, sizes.test, *pools), schedule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +167,17 @@ class LossAblation:
 class Capacity:
     """The gain over the width of the shared bottleneck: 10 numbers for 40 labels, 20, or none (48 features; ours).
 
+    A generic model that is not shipped is trained first (about a minute of CPU each) and kept beside the results.
+
     Attributes:
-        models: shipped generic models, and the width to show for each.
+        widths: of the generic model's bottleneck; 0 for none.
+        generic_epochs, generic_pool: the generic models' training.
         train, validation, test, pool_scale, stage1_epochs, stage2_epochs: as in `incorrect_decisions`.
     """
 
-    models: tuple[str, ...] = ("generic", "generic_b20", "generic_b0")
+    widths: tuple[int, ...] = (10, 20, 0)
+    generic_epochs: int = 10
+    generic_pool: int = 16_000
     train: int = 1500
     validation: int = 600
     test: int = 800
@@ -181,7 +187,9 @@ class Capacity:
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per application, method and model: idr; factors `width`, `operating_point`, kind, order. Also generic_map."""
-        benches = [_bench(run, self.train, self, name) for name in self.models]
+        bench = _bench(run, self.train, self)
+        networks = [self._generic(run, width) for width in self.widths]
+        benches = [bench.with_provider(dataclasses.replace(bench.provider, generic=network)) for network in networks]
         for key, app in run.todo(benches[0].applications()):
             rows = []
             for bench in benches:
@@ -194,6 +202,20 @@ class Capacity:
                 for name, method in run.methods.items():
                     rows += _idr_rows(case, method, name, {"width": width})
             yield ItemRows(key, rows)
+
+    def _generic(self, run: Run, width: int) -> Network:
+        recipe = dataclasses.replace(
+            Recipe(), bottleneck=width, epochs=self.generic_epochs, pool_size=self.generic_pool
+        )
+        if recipe == recipes()["generic"]:
+            return shipped("generic")
+
+        def make(folder: Path) -> None:
+            network, _ = train(recipe, task_named(recipe.task).examples("train", recipe.pool_seed, recipe.pool_size))
+            save(network, folder / "generic.safetensors", dataclasses.asdict(recipe))
+
+        cache = ArtefactCache(run.cache_dir)
+        return load(cache.get_or_make("chameleonapi_generic", dataclasses.asdict(recipe), make) / "generic.safetensors")
 
 
 @EXPERIMENTS.add("cost")

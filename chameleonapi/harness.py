@@ -91,12 +91,12 @@ class Bench:
         return self.provider.task
 
     @staticmethod
-    def of(run: Run, sizes: Sizes, schedule: Schedule, generic: str = "") -> "Bench":
+    def of(run: Run, sizes: Sizes, schedule: Schedule) -> "Bench":
         """The bench of a run; notes the models' hashes among the run's inputs."""
         if run.workload is None:
             raise ConfigError(f"experiment {run.experiment!r} needs a workload; give workload=NAME.")
         task = run.workload.task
-        provider = bundled_provider(task.name, generic)
+        provider = bundled_provider(task.name)
         for name, sha in model_hashes(task.name).items():
             run.note_input(f"model:{name}", sha)
         # Seeds of pools are spread so that no run's examples are those of a shipped model's training.

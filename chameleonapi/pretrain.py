@@ -3,7 +3,6 @@
     generic           the provider's model for everybody: one network for all labels
     other_provider_*  generic models that differ in seed, width, bottleneck and training data: the other providers
     category_*        one specialised model per category of labels, fine-tuned from the generic one
-    generic_b*        the generic model with another bottleneck (0: none)
     topics_*          the same for texts
 
 Generic networks of a task are all trained in the same way for as many images: binary cross entropy, Adam, one cycle. Seeds,
@@ -75,7 +74,6 @@ def recipes() -> dict[str, Recipe]:
     }
     tuned = Recipe(start="generic", epochs=4, rate=4e-3)
     out |= {f"category_{name}": dataclasses.replace(tuned, category=name) for name in everyday.CATEGORIES}
-    out |= {f"generic_b{width}": Recipe(bottleneck=width) for width in (20, 0)}
     out |= {
         "topics_generic": text,
         "topics_other_provider_b": dataclasses.replace(text, seed=1, width=32, pool_seed=POOL_SEED + 1),

@@ -1,9 +1,7 @@
 """The bundled provider of a task: shipped models and the pool of labelled examples they were trained on."""
 
 from functools import lru_cache
-from pathlib import Path
 
-from chameleonapi.networks import load
 from chameleonapi.pretrain import FOLDER, POOL_SEED, POOL_SIZE, TEXT_POOL_SIZE, shipped
 from chameleonapi.tasks.task import Examples, Task
 from chameleonapi.tasks.tasks import task_named
@@ -19,23 +17,13 @@ def training_pool(task_name: str) -> Examples:
 
 
 @lru_cache(maxsize=8)
-def bundled_provider(task_name: str, generic: str = "") -> Provider:
-    """The provider of a bundled task.
-
-    Args:
-        task_name: "everyday" or "topics".
-        generic: name of the shipped model in place of the task's generic one, or path of a model file.
-
-    Raises:
-        ConfigError: a model does not exist.
-    """
+def bundled_provider(task_name: str) -> Provider:
+    """The provider of a bundled task, "everyday" or "topics". Raises ConfigError if a model is not shipped."""
     task: Task = task_named(task_name)
     prefix = "topics_" if task_name == "topics" else ""
-    own = generic or f"{prefix}generic"
-    network = load(Path(own)) if own.endswith(".safetensors") else shipped(own)
     others = tuple(shipped(f"{prefix}other_provider_{x}") for x in "bc")
     categorized = {name: shipped(f"{prefix}category_{name}") for name in task.categories}
-    return Provider(task, network, others, categorized, training_pool(task_name))
+    return Provider(task, shipped(f"{prefix}generic"), others, categorized, training_pool(task_name))
 
 
 def model_hashes(task_name: str) -> dict[str, str]:
