@@ -11,7 +11,6 @@ taken: within the pruned space more memory means slightly better quality.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -52,6 +51,11 @@ def memory_bytes(config: RagConfig, costs: TokenCosts) -> int:
     return buffered_bytes(peak_tokens(config, costs), costs)
 
 
+def room_tokens(available: int, costs: TokenCosts) -> int:
+    """The most tokens that fit into so many bytes with the buffer: `peak_tokens <= room_tokens` exactly where M <= A."""
+    return available * 100 // (costs.bytes_per_token * (100 + _BUFFER_PERCENT))
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """A configuration and how it was found.
@@ -67,11 +71,12 @@ class Choice:
     why: Literal["fits", "starts", "out_of_range"]
 
 
-@functools.lru_cache(maxsize=65536)
+_RANK = {"map_reduce": 0, "map_rerank": 1, "stuff": 2}
+
+
 def _richness(config: RagConfig, costs: TokenCosts) -> tuple[int, int, int, int]:
     """Order of preference: memory, then k, then stuff before map_reduce, then s (ties inferred)."""
-    rank = {"map_reduce": 0, "map_rerank": 1, "stuff": 2}[config.synthesis]
-    return peak_tokens(config, costs), config.num_chunks, rank, config.summary_tokens
+    return peak_tokens(config, costs), config.num_chunks, _RANK[config.synthesis], config.summary_tokens
 
 
 def richest(space: Sequence[RagConfig], costs: TokenCosts) -> RagConfig:
@@ -111,7 +116,7 @@ def best_fit(
     if fit_rule not in FIT_RULES:
         raise ConfigError(f"fit_rule={fit_rule!r} is not one of {', '.join(FIT_RULES)}.")
     # The largest number of tokens that fits: one division instead of a product per configuration.
-    room = available * 100 // (costs.bytes_per_token * (100 + _BUFFER_PERCENT))
+    room = room_tokens(available, costs)
     needed = peak_tokens if fit_rule == "peak" else unit_tokens
     fitting = [config for config in space if needed(config, costs) <= room]
     if fitting:

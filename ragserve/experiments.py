@@ -212,7 +212,7 @@ class _Streams:
 class DelayVsF1(_Streams):
     """Mean delay against F1 for every method, on four families (RAGServe, Figs. 1 and 10). Knobs: see `_Streams`."""
 
-    num_pareto: int = 5
+    num_pareto: int = 3
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per query: delay, f1, num_chunks; per stream: utilisation, is_unstable, prompt_tokens, p95_delay; factors `server`,

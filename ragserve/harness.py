@@ -64,6 +64,12 @@ def loaded_model(spec: ModelSpec) -> LoadedModel:
     return load(spec)
 
 
+@functools.lru_cache(maxsize=2)
+def answer_table(loaded: LoadedModel) -> AnswerTable:
+    """The answers of a model, shared by all runs of a process: what one seed's policies asked for is there for the next."""
+    return AnswerTable(loaded)
+
+
 def serving_model(run: Run) -> LoadedModel:
     """The model that a run's settings name; "rag_small" is the one trained in this package.
 
@@ -162,7 +168,7 @@ class Lab:
         self.dataset = self._dataset(num_queries, stream)
         self.synthesis = SynthesisSettings(int(self.loaded.config.max_position_embeddings))
         self.cache = ArtefactCache(run.cache_dir)
-        self.table = AnswerTable(self.loaded) if table is None else table
+        self.table = answer_table(self.loaded) if table is None else table
         self._embedder = (embedder, tuple(sorted((embedder_knobs or {}).items())))
         self._ranked = self._rank()
         self._servers: dict[str, Server] = {}

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal, Protocol, get_args
 from common.errors import ConfigError
 from common.rng import for_component
 from ragserve.api import METHODS, PlannedQuery, Query, RagConfig, ServerLoad, Synthesis, available_bytes
-from ragserve.best_fit import FIT_RULES, FitRule, best_fit, leanest, memory_bytes, peak_tokens, richest
+from ragserve.best_fit import FIT_RULES, FitRule, best_fit, leanest, peak_tokens, richest, room_tokens
 
 ProfileClass = tuple[bool, bool]
 """(needs_joint, is_complex): the classes that AdaptiveRAG* tells apart."""
@@ -343,16 +343,27 @@ class DelayAware:
         space = _planned_space(planned)
         idle = dataclasses.replace(load, prefill_tokens=0)
         deadline_s = self.deadline_s or self.patience * predicted_delay_s(richest(space, planned.costs), planned, idle)
-        delay_s = {config: predicted_delay_s(config, planned, load) for config in space}
-        in_time = [config for config in space if delay_s[config] <= deadline_s]
-        room = available_bytes(load, planned.costs)
-        fitting = [config for config in in_time if memory_bytes(config, planned.costs) <= room]
-        if fitting:
-            return richest(fitting, planned.costs)
+        available = available_bytes(load, planned.costs)
+        room = room_tokens(available, planned.costs)
+        in_time: list[RagConfig] = []
+        fits: list[RagConfig] = []
+        both: list[RagConfig] = []
+        for config in space:
+            is_in_time = predicted_delay_s(config, planned, load) <= deadline_s
+            if is_in_time:
+                in_time.append(config)
+            if peak_tokens(config, planned.costs) <= room:
+                fits.append(config)
+                if is_in_time:
+                    both.append(config)
+        if both:
+            return richest(both, planned.costs)
         if in_time:
-            return best_fit(in_time, planned.costs, room).config
-        fits = [config for config in space if memory_bytes(config, planned.costs) <= room]
-        return min(fits or space, key=lambda config: (delay_s[config], peak_tokens(config, planned.costs)))
+            return best_fit(in_time, planned.costs, available).config
+        return min(
+            fits or space,
+            key=lambda config: (predicted_delay_s(config, planned, load), peak_tokens(config, planned.costs)),
+        )
 
 
 @METHODS.add("oracle_config", label="oracle: best per query", color="#B30000", marker="p")
