@@ -21,7 +21,7 @@ from common.net.link import Direction, LinkSpec
 from common.net.loop import LoopNetwork
 from common.net.loss import Bernoulli, GilbertElliott, LossModel, NoLoss
 from common.net.rate import ConstantRate, Rate
-from common.results import ItemRows, Row
+from common.results import Basis, ItemRows, Row
 from common.timing import measure_interleaved
 from grace.api import EXPERIMENTS, Scheme
 from grace.congestion import make_controller
@@ -142,6 +142,11 @@ def measured_times(
     return {name: CodecTimes(min(encoding[name].seconds), min(decoding[name].seconds)) for name in schemes}
 
 
+def _check_times(name: str) -> None:
+    if name not in ("measured", "paper"):
+        raise ConfigError(f"codec_times={name!r} is not one of measured, paper.")
+
+
 @EXPERIMENTS.add("session")
 @dataclasses.dataclass(frozen=True)
 class Calls:
@@ -158,6 +163,8 @@ class Calls:
         trace_files: recorded traces, relative to data.root/traces or absolute; empty: generated ones, LTE and broadband in turn.
         payload_bytes, min_packets: see `grace.api.StreamInfo`.
         quality_every: every how many-th frame is scored.
+        codec_times: "measured" on this machine, which waits for other timed runs on it; "paper": the paper's, for 720p on an A40,
+            and delays are then modelled.
     """
 
     duration_s: float = 10.0
@@ -172,6 +179,10 @@ class Calls:
     payload_bytes: int = 400
     min_packets: int = 4
     quality_every: int = 3
+    codec_times: str = "measured"
+
+    def __post_init__(self) -> None:
+        _check_times(self.codec_times)
 
     def traces(self, run: Run) -> Iterator[tuple[str, Rate]]:
         """The run's traces with their names."""
@@ -196,11 +207,13 @@ class Calls:
             place = int(key[:2])
             clip = clips[place % len(clips)][1]
             rows: list[Row] = [Row("trace_rate", rate.mean_bps, "bit/s", "simulated")]
+            if not times and self.codec_times == "paper":
+                times = dict.fromkeys(run.methods, PAPER_TIMES)
             if not times:
                 mean = rate.mean_bps * 0.8 / clip.fps / 8
                 times = measured_times(run.methods, clip, self.payload_bytes, self.min_packets, mean)
             for name, method in run.methods.items():
-                if not index:
+                if not index and self.codec_times == "measured":
                     rows.append(Row("encode_time", times[name].encode_s, "s", "measured", name))
                     rows.append(Row("decode_time", times[name].decode_s, "s", "measured", name))
                 for delay_s in self.delays_s:
@@ -237,15 +250,16 @@ def session_rows(
     """A call's numbers."""
     delays = frame_delays(record)
     rows = []
+    basis: Basis = "modelled" if times is PAPER_TIMES else "simulated"
     for label, share in (("p50", 0.5), ("p95", 0.95), ("p98", 0.98)):
-        rows.append(Row(f"delay_{label}", percentile(delays, share), "s", "simulated", name, factors))
+        rows.append(Row(f"delay_{label}", percentile(delays, share), "s", basis, name, factors))
     # Constant codec times shift every delay alike, so those of the paper's GPU need no second call.
     shift = PAPER_TIMES.encode_s + PAPER_TIMES.decode_s - times.encode_s - times.decode_s
     rows.append(Row("delay_p95_paper_codec", percentile(delays, 0.95) + shift, "s", "modelled", name, factors))
-    rows.append(Row("not_rendered", not_rendered_share(record), "1", "simulated", name, factors))
+    rows.append(Row("not_rendered", not_rendered_share(record), "1", basis, name, factors))
     never = float(np.isinf(delays).mean())
     rows.append(Row("never_decoded", never, "1", "simulated", name, factors))
-    rows.append(Row("stall_ratio", stall_ratio(record), "1", "simulated", name, factors))
+    rows.append(Row("stall_ratio", stall_ratio(record), "1", basis, name, factors))
     rows.append(Row("bitrate", record.sent_bytes * 8 / record.duration_s, "bit/s", "simulated", name, factors))
     lost = 1 - record.received_packets / max(1, record.sent_packets)
     rows.append(Row("packet_loss", lost, "1", "simulated", name, factors))
@@ -309,7 +323,7 @@ class BandwidthDrop:
     Attributes:
         high_bps, low_bps: the paper's 8 and 2 Mbit/s, before scaling.
         drops_s: (start, length) of the drops.
-        duration_s, rate_scale, delay_s, queue_packets, controller, payload_bytes, min_packets: as in `session`.
+        duration_s, rate_scale, delay_s, queue_packets, controller, payload_bytes, min_packets, codec_times: as in `session`.
     """
 
     high_bps: float = 8e6
@@ -322,6 +336,10 @@ class BandwidthDrop:
     controller: str = "gcc"
     payload_bytes: int = 400
     min_packets: int = 4
+    codec_times: str = "measured"
+
+    def __post_init__(self) -> None:
+        _check_times(self.codec_times)
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """See `common.experiment.Experiment.rows`."""
@@ -331,7 +349,10 @@ class BandwidthDrop:
         for key, clip in run.todo(clips_of(run)):
             rows = []
             target = self.high_bps * self.rate_scale * 0.6 / clip.fps / 8
-            times = measured_times(run.methods, clip, self.payload_bytes, self.min_packets, target)
+            times = dict.fromkeys(run.methods, PAPER_TIMES)
+            if self.codec_times == "measured":
+                times = measured_times(run.methods, clip, self.payload_bytes, self.min_packets, target)
+            basis: Basis = "modelled" if self.codec_times == "paper" else "simulated"
             for name, method in run.methods.items():
                 link = link_of(rate, self.delay_s, self.queue_packets, NoLoss(), run.seed)
                 record = call(
@@ -349,7 +370,7 @@ class BandwidthDrop:
                 for frame in record.frames[::2]:
                     factors = {"time_s": round(frame.capture_s, 3)}
                     delay = frame.shown_s - frame.capture_s
-                    rows.append(Row("frame_delay", delay, "s", "simulated", name, factors))
+                    rows.append(Row("frame_delay", delay, "s", basis, name, factors))
                     if math.isfinite(delay):
                         original = clip.frames[source_index(frame.number, len(clip))]
                         image = displayed(images, frame.number, clip.frames[0])
