@@ -121,8 +121,8 @@ class Record:
 
     @property
     def delay_s(self) -> float:
-        """From arrival to the last token, profiling included."""
-        return self.finished_s - self.arrival_s
+        """From arrival to the last token, profiling included; endless for a query that failed."""
+        return float("inf") if self.state is State.FAILED else self.finished_s - self.arrival_s
 
 
 @dataclasses.dataclass
@@ -185,7 +185,13 @@ class Controller:
         return records
 
     def submit(self, query: Query, at_s: float) -> Record:
-        """Have a query arrive at a time of the engine's clock."""
+        """Have a query arrive at a time of the engine's clock.
+
+        Raises:
+            ConfigError: a negative time.
+        """
+        if at_s < 0:
+            raise ConfigError(f"query {query.query_id!r} arrives at {at_s} s; the engine's clock starts at 0.")
         record = Record(query, at_s)
         self.records.append(record)
         self.engine.call_at(at_s, lambda: self._arrive(record))
@@ -194,7 +200,6 @@ class Controller:
     # --------------------------------------------------------------------------------------------------------- the stages
 
     def _arrive(self, record: Record) -> None:
-        record.arrival_s = max(record.arrival_s, self.engine.now()) if record.arrival_s < 0 else record.arrival_s
         self._arrived += 1
         feedback = self.settings.feedback
         if getattr(self.policy, "has_feedback", False) and self._arrived % feedback.every == 0:
@@ -350,15 +355,18 @@ class Controller:
                 if any(completion.error for completion in completions):
                     return
                 try:
-                    following = steps.send([Answer(c.tokens, c.logprobs) for c in completions])
+                    stage(steps.send([Answer(c.tokens, c.logprobs) for c in completions]))
                 except StopIteration as finished:
                     self._learn(golden, finished.value)
-                    return
-                stage(following)
+                except ConfigError:
+                    golden.finished_s = self.engine.now()
 
             self._submit_all(calls, done)
 
-        stage(next(steps))
+        try:
+            stage(next(steps))
+        except ConfigError:  # too large for this server: nothing is learnt from this query, and nobody waits for it
+            golden.finished_s = self.engine.now()
 
     def _learn(self, golden: GoldenRun, result: Synthesised) -> None:
         assert self.profiler is not None

@@ -172,6 +172,7 @@ def test_a_query_that_cannot_be_served_fails_with_a_reason(prompts):
     (record,) = own.serve(own.dataset.queries, [0.0])
     assert record.state is State.FAILED
     assert "not one chunk" in record.error
+    assert record.delay_s == float("inf")  # never answered is not answered fast
 
 
 def test_a_profiling_method_needs_a_profiler(prompts):

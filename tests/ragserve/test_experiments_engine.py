@@ -7,6 +7,7 @@ import pytest
 
 from common.errors import ConfigError
 from common.experiment import Run
+from common.results import ItemRows, Results, Row, RunIdentity, RunWriter
 from common.serving.api import Call, Completion, Handle
 from common.serving.cost import CostModel
 from common.serving.in_process import TransformersEngine
@@ -91,6 +92,47 @@ def test_speed_reaches_its_aims_by_far():
     loads = {row.factors["dataset"]: row.value for row in rows if row.metric == "offered_load"}
     # Two queries of 4 to 12 thousand tokens per second are far more than 7.7 thousand tokens per second.
     assert loads["squad"] < 1 < loads["qmsum"]
+
+
+def draw(tmp_path, name, rows):
+    """The figure of an experiment from given rows."""
+    import paper_figures._ragserve_engine as figures
+    from common.plotting import use_style
+
+    identity = RunIdentity("ragserve", name, 0, "smoke", {"model": {"name": "small"}})
+    with RunWriter(tmp_path, identity, {"styles": {}}) as run:
+        run.commit(ItemRows("one", rows))
+        run.commit(ItemRows("two", rows))
+        run.complete(1.0)
+    results = Results.load(tmp_path, "ragserve").only(experiment=[name], scale="smoke").newest()
+    with use_style():
+        return getattr(figures, name)(results).points
+
+
+def test_figures_plot_what_was_stored(tmp_path):
+    batch = {"kind": "decode", "new": 0, "past": 0, "num_decode": 2, "context": 9, "prompts": 1}
+    rows = [
+        Row("iteration_time", 0.01, "s", "measured", factors=batch),
+        Row("held_out_time", 0.011, "s", "modelled", factors=batch),
+        Row("held_out_error", 0.1, "1", "measured", factors=batch),
+    ]
+    points = draw(tmp_path, "engine_calibration", rows)
+    assert points["measured_s"].tolist() == [0.01, 0.01]
+    assert points["held_out_s"].tolist() == [0.011, 0.011]
+    rows = [
+        Row(metric, value, "s", basis, factors={"pool_tokens": 512, "load": 0.5, "engine": engine})
+        for metric in ("mean_delay", "p95_delay")
+        for engine, basis, value in (("transformers", "measured", 0.2), ("simulator", "simulated", 0.3))
+    ]
+    points = draw(tmp_path, "engine_replay", rows)
+    assert sorted(points["value"]) == [0.2, 0.2, 0.3, 0.3]
+    assert set(points["basis"]) == {"measured", "simulated"}
+    rows = [
+        Row(metric, value, "1/s", "measured", factors={"dataset": "squad", "path": path})
+        for metric in ("iterations_per_s", "times_real_time")
+        for path, value in (("sums", 2e5), ("sequences", 1e5))
+    ]
+    assert sorted(draw(tmp_path, "simulator_speed", rows)["value"]) == [1e5, 1e5, 2e5, 2e5]
 
 
 @pytest.mark.slow
