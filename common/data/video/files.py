@@ -67,7 +67,7 @@ def load_clip(
         or any(side is not None and side < 2 for side in (height, width))
     ):
         raise ConfigError(
-            f"start={start}, count={count}, step={step}, size {width}x{height}: start from 0, count and step from 1, sides from 2."
+            f"start={start}, count={count}, step={step}, size {width}x{height}: start at 0, count and step from 1, sides from 2."
         )
     if not path.is_file():
         raise DataUnavailable(

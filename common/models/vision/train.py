@@ -333,7 +333,7 @@ def _draw(path: Path, log: list[dict[str, float]]) -> None:
     fig, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for key, label in (
         ("heat", "heat map (focal)"),
-        ("box", "boxes (L1, cells)"),
+        ("box", "boxes (L1 of offsets and log sizes)"),
         ("pixels", "pixels (cross-entropy)"),
     ):
         axes.plot([line["step"] for line in log], [line[key] for line in log], label=label)

@@ -1,5 +1,6 @@
 """The weights that are shipped: they load, see, and lose sight as quantisers grow; the card says what was measured."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from common.codecs import decode, encode
 from common.metrics.detection import clip_f1
+from common.models.vision import evaluate as evaluate_module
 from common.models.vision import load_detector, load_segmenter
 from common.models.vision.evaluate import Options, as_table, best_threshold, evaluate, street_clip
 from common.models.vision.sources import BUNDLED
@@ -62,15 +64,19 @@ def test_the_card_holds_what_was_measured():
     rows = {row["qp"]: row for row in card["scores"]["by_qp"]}
     assert rows[26]["f1_qp26"] == 1
     assert rows[26]["kbps"] > rows[36]["kbps"] > rows[46]["kbps"]
+    hashed = hashlib.sha256((BUNDLED / "street.safetensors").read_bytes()).hexdigest()
+    assert hashed in (BUNDLED.parent / "MODELS.md").read_text()
     assert (BUNDLED.parent / "MODELS.md").read_text().count(as_table(card["scores"]["by_qp"])) == 1
 
 
-def test_evaluation_writes_threshold_scores_and_curve(tmp_path):
+def test_evaluation_writes_threshold_scores_and_curve(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "QPS", (22, 26, 30))
+    monkeypatch.setattr(evaluate_module, "_VALIDATION_CLIPS", 1)
     train(TrainingOptions(out=str(tmp_path), steps=2, width=4, batch=1, samples=1, name="tiny"))
     card = evaluate(Options(folder=str(tmp_path), name="tiny", clips=1, frames=2))
     assert card == json.loads((tmp_path / "tiny.json").read_text())
     rows = card["scores"]["by_qp"]
-    assert rows[0]["qp"] == 22
+    assert [row["qp"] for row in rows] == [22, 26, 30]
     assert all(0 <= row[key] <= 1 for row in rows for key in ("f1_qp26", "f1_labels", "mean_iou"))
     assert (tmp_path / "tiny_f1_vs_qp.png").stat().st_size > 1000
 
