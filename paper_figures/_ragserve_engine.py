@@ -56,6 +56,10 @@ def engine_calibration(results: Results) -> Drawing:
         axes.plot([low, high], [low / 1.1, high / 1.1], color="#999999", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
         axes.set_yscale("log")
+        ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if 0.8 * low <= tick <= 1.25 * high]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set_yticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
         axes.set_xlabel("measured [ms of CPU time]")
         axes.set_ylabel("predicted when held out [ms]")
         error = own.select(keep=[*keep, *_BATCH], metric="held_out_error")["value"]
