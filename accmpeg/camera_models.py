@@ -38,14 +38,14 @@ def _upscaler(path: Path) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class SmallDetector:
-    """A detector at reduced resolution: what fits on Vigil's camera.
+    """A detector that fits on Vigil's camera: a small one, or a larger one at reduced resolution.
 
     Attributes:
         dnn: the detector that is run.
         scale: of height and width.
     """
 
-    # DEVIATION accmpeg-5: the camera's detector is a detector at half resolution instead of a MobileNet-SSD of its own.
+    # DEVIATION accmpeg-5: a small detector, or the server's at half resolution, instead of a MobileNet-SSD.
     dnn: Any
     scale: float = 0.5
 
@@ -66,7 +66,7 @@ class CameraModels:
 
     Attributes:
         dnn_name: names the bundled weights.
-        make_detector: gives the DNN that Vigil's camera runs at reduced resolution.
+        make_detector: gives the DNN that Vigil's camera runs.
         folder: of the weights.
     """
 
@@ -94,8 +94,9 @@ class CameraModels:
         return _acc_model(path)
 
     def detector(self) -> SmallDetector:
-        """Vigil's camera-side detector."""
-        return SmallDetector(self.make_detector())
+        """Vigil's camera-side detector: at full size where it is another, smaller one than the server's."""
+        found = self.make_detector()
+        return SmallDetector(found, 0.5 if found.name == self.dnn_name else 1.0)
 
     def upscaler(self) -> Any:
         """CloudSeg's super-resolution network."""

@@ -17,7 +17,7 @@ from common.errors import ConfigError
 SEGMENTATION = "_segmentation"
 TRAFFIC = ("person", "bicycle", "car", "motorcycle", "bus", "train", "truck")
 """Classes that the paper counts in COCO detectors."""
-CAMERA_DETECTORS: Mapping[str, str] = {"yolox_nano": "fastestdet"}
+CAMERA_DETECTORS: Mapping[str, str] = {"street": "street_small", "yolox_nano": "fastestdet"}
 """Smaller detectors for Vigil's camera, by the server's detector; others run on the camera as they are."""
 
 
