@@ -136,6 +136,8 @@ def _draw(path: Path, application: Any, records: Sequence[Any], title: str) -> N
         for axes, (name, values) in zip(grid[:, 0], series, strict=True):
             axes.step(t, values, where="post", color="#0072B2")
             axes.set_ylabel(name)
+        for axes in grid[:, 0]:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         for axes, knob in zip(grid[2:, 0], application.knobs, strict=True):
             axes.set_yticks([float(value) for value in knob.values])
             if knob.values[0] < knob.values[-1]:
