@@ -251,11 +251,11 @@ def at_operating_points(
 ) -> dict[str, tuple[Judged, Choice]]:
     """A method on an application at each operating point.
 
-    A loss that knows the threshold is trained for the one at which it will be served: once for 0.5 (which the tuned point also
-    starts from) and once for the provider-wide one.
+    A method that fits itself to the threshold (`at_theta`, or `uses_theta` = True) is customized for the one at which it will be
+    served: once for 0.5 (which the tuned point also starts from) and once for the provider-wide one.
     """
     judged = {"": case.judge(case.candidates(method))}
-    if hasattr(method, "at_theta") and "provider_wide" in points:
+    if "provider_wide" in points and (hasattr(method, "at_theta") or getattr(method, "uses_theta", False)):
         judged["provider_wide"] = case.judge(case.candidates(method, case.bench.provider_theta))
     out = {}
     for point in points:

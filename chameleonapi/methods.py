@@ -6,6 +6,7 @@ Loss designs are trained by the harness: stage 1 with the conventional loss, sta
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -113,6 +114,7 @@ class ThresholdOnly:
     """
 
     rounds: int = 3
+    uses_theta: ClassVar[bool] = True
 
     def customize(self, app: AppData, provider: Provider, rng: np.random.Generator) -> Sequence[Scorer]:
         """The generic model with shifted scores."""
@@ -173,6 +175,7 @@ class OneVsRest:
     """
 
     strengths: tuple[float, ...] = (0.01, 0.1, 1.0)
+    uses_theta: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.strengths or min(self.strengths) <= 0:
@@ -197,25 +200,31 @@ class OneVsRest:
                 biases.append(float(head.intercept_[0]))
             weights_LF = torch.stack(weights) / std_F
             biases_L = torch.tensor(biases, dtype=torch.float64) - weights_LF @ mean_F
-            out.append(ListHeads(provider.generic, app.process, weights_LF, biases_L))
+            out.append(ListHeads(provider.generic, app.process, weights_LF, biases_L, app.theta))
         return out
 
 
 @dataclass(frozen=True, eq=False)
 class ListHeads:
-    """Lists scored by linear heads: p(list) / (p(list) + p(none)), under the name of a label of the list."""
+    """Lists scored by linear heads: p(list) / (p(list) + p(none)), under the name of a label of the list.
+
+    Scores are shifted so that a list as likely as "none" lies at the API's threshold.
+    """
 
     network: Network
     process: DecisionProcess
     weights_LF: Tensor
     biases_L: Tensor
+    theta: float = 0.5
 
     def scores(self, inputs: Tensor) -> Tensor:
         """Scores (N, C); 0 for all labels but one of each list."""
         with torch.inference_mode():
             features_NF = torch.cat([self.network.features(part) for part in inputs.split(500)]).double()
             p = torch.sigmoid(features_NF @ self.weights_LF.T + self.biases_L)
-        share_NL = (p[:, :-1] / (p[:, :-1] + p[:, -1:]).clamp_min(1e-12)).float()
+        share_NL = p[:, :-1] / (p[:, :-1] + p[:, -1:]).clamp_min(1e-12)
+        at_theta = torch.logit(torch.tensor(min(max(self.theta, 1e-6), 1 - 1e-6), dtype=torch.float64))
+        share_NL = torch.sigmoid(torch.logit(share_NL.clamp(1e-9, 1 - 1e-9)) + at_theta).float()
         out_NC = torch.zeros(len(inputs), self.process.num_labels)
         members_LC = self.process.members_LC
         for row in range(self.process.num_lists):

@@ -45,14 +45,24 @@ ORDER = (
 def _styles(results: Results) -> dict[str, SeriesStyle]:
     """Styles in the order of the paper's legend, plug-ins after them."""
     found = styles_of(results)
-    known = [name for name in ORDER if name in found]
-    return {name: found[name] for name in [*known, *(n for n in found if n not in known)]}
+    methods = _methods(results)
+
+    def place(series: str) -> int:
+        return ORDER.index(methods[series]) if methods.get(series) in ORDER else len(ORDER)
+
+    return {name: found[name] for name in sorted(found, key=place)}
 
 
-def _paper_marks(axes: Axes, summary: pd.DataFrame, styles: dict[str, SeriesStyle]) -> None:
+def _methods(results: Results) -> dict[str, str]:
+    """The method of each series: a series may carry settings in its name."""
+    pairs = results.frame[["series", "method"]].drop_duplicates()
+    return dict(zip(pairs["series"], pairs["method"], strict=True))
+
+
+def _paper_marks(axes: Axes, summary: pd.DataFrame, styles: dict[str, SeriesStyle], methods: dict[str, str]) -> None:
     """The paper's Table 3 as short grey lines over the bars of the same method."""
     groups = list(dict.fromkeys(summary["kind"]))
-    shown = [name for name in styles if name in set(summary["series"])]
+    shown = [methods[name] for name in styles if name in set(summary["series"])]
     width, label = 0.8 / max(1, len(shown)), "paper: Table 3"
     for kind, name in KINDS.items():
         for method, value in PAPER[kind].items():
@@ -91,7 +101,7 @@ def _by_kind(results: Results, title: str) -> Drawing:
         summary = summary.sort_values("kind", kind="stable").assign(kind=lambda t: t["kind"].astype(str))
         grouped_bars(axes, summary, styles, "kind")
         if point == points[0]:
-            _paper_marks(axes, summary, styles)
+            _paper_marks(axes, summary, styles, _methods(results))
         axes.set_ylabel(IDR)
         axes.set_title(POINTS[point])
         plotted.append(summary.assign(operating_point=point))
