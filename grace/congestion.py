@@ -164,12 +164,12 @@ class Gcc:
             self._overuse_since = None
         elif self.state == "normal":
             near = self._converged_bps is not None and abs(arriving - self._converged_bps) < 0.15 * self._converged_bps
+            grown = self.delay_bps * 1.08**elapsed
             if near:
-                self.delay_bps += max(1000.0, 0.04 * self.delay_bps) * elapsed
-            else:
-                self.delay_bps *= 1.08**elapsed
-            # No faster than half as much again as what arrives: an idle sender learns nothing about the network.
-            self.delay_bps = min(self.delay_bps, max(1.5 * arriving + 10e3, LEAST_BPS))
+                grown = self.delay_bps + max(1000.0, 0.04 * self.delay_bps) * elapsed
+            # No growth beyond half as much again as what arrives: an idle sender learns nothing about the network. A sender whose
+            # frames fell short is not cut for it.
+            self.delay_bps = min(grown, max(self.delay_bps, 1.5 * arriving + 10e3))
         self.delay_bps = min(max(self.delay_bps, LEAST_BPS), MOST_BPS)
 
     def _update_loss(self, now: float) -> None:

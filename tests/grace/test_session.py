@@ -131,6 +131,13 @@ def test_gcc_grows_on_a_constant_delay():
     assert 200e3 * 1.08**2.5 < gcc.delay_bps < 200e3 * 1.08**4.5
 
 
+def test_gcc_does_not_cut_a_sender_that_sent_little():
+    gcc = Gcc(500e3)
+    for step in range(10):
+        gcc.on_feedback(step * 0.1, arrivals(3, 0.004, 0.0, step * 0.1))  # 240 kbit/s where 500 were allowed
+    assert gcc.delay_bps == pytest.approx(500e3, rel=0.01)
+
+
 def test_gcc_backs_off_when_the_delay_ramps_up():
     gcc = Gcc(1e6)
     sent = arrivals(200, 0.01, 0.004)  # every packet comes 4 ms later than the one before it
