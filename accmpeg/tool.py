@@ -161,7 +161,7 @@ def _panel(
 
     height, width = picture.shape[:2]
     shown = cv2.resize(picture, (scale * width, scale * height), interpolation=cv2.INTER_CUBIC)
-    if span[1] > span[0]:
+    if span[1] > span[0] and qp_map.min() < qp_map.max():  # a uniform picture needs no tint
         # Blocks of better quality are tinted, the more the better; the worst stay as they are.
         gain = (span[1] - qp_map.astype(float)) / (span[1] - span[0])
         tint = np.kron(gain, np.ones((16 * scale, 16 * scale)))[: scale * height, : scale * width, None]
