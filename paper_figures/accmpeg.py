@@ -86,10 +86,8 @@ def delay_vs_accuracy(results: Results) -> Drawing:
     """Delay of a chunk against accuracy, each system along its curve."""
     fig, points, used = _curves(results, "delay", "delay of a chunk [s]", BOTH_ACCURACIES)
     text = (
-        "Better is up and to the left. Delay: coding and models on the camera, sending, decoding, and what the "
-        "server does before "
-        "its last run of the DNN, which is the same for all. CPU times were measured; the link, 100 kbit/s and "
-        "0.1 s of round "
+        "Better is up and to the left. Delay: coding and models on the camera, sending, decoding; networks on the server "
+        "are left out, as in the paper. CPU times were measured; the link, 100 kbit/s and 0.1 s of round "
         f"trip, is simulated. {TRUTH} Points are means over clips, joined in the order of their delay. {INTERVALS}"
     )
     return Drawing(fig, points, used, "Delay against accuracy", text)

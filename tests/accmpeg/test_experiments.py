@@ -110,7 +110,10 @@ def test_main_experiment():
         parts = [
             row.value
             for row in rows
-            if row.method == method and row.factors.get("point") == label and row.metric.startswith("time_")
+            if row.method == method
+            and row.factors.get("point") == label
+            and row.metric.startswith("time_")
+            and row.metric != "time_proposals"
         ]
         assert values(rows, "delay", method, point=label)[0] == pytest.approx(sum(parts))
     against = {row.factors["against"] for row in rows if row.metric == "size_reduction" and row.method == "accmpeg"}
