@@ -764,7 +764,7 @@ def scheduling_example(results: Results) -> Drawing:
     grid[0, 0].set_ylabel("seconds after arrival")
     legend(fig)
     text = (
-        "Four stuff queries came just before and fill the pool. A stuff prompt waits until all of it fits, the "
+        "Two stuff queries came just before and nearly fill the pool. A stuff prompt waits until all of it fits, the "
         "mappers of map_reduce "
         f"enter one by one. {DELAY_MEANING} {INTERVALS}"
     )

@@ -300,7 +300,7 @@ class SchedulingExample(_Study):
     num_chunks: int = 12
     summary_tokens: int = 12
     pool_tokens: int = 1280
-    num_before: int = 4
+    num_before: int = 2
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per query: wait (until its first prompt token is computed), delay; method `fixed`, factor `setting`."""
