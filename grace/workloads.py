@@ -96,7 +96,7 @@ class Clips:
         root = data.get("root")
         if not root:
             raise DataUnavailable(
-                "workload 'clips' needs the folder that holds video/: data.root=FOLDER. "
+                "workload 'clips' needs the folder that holds video/: data=local_video data.root=FOLDER. "
                 "Use workload=procedural without one."
             )
         names = tuple(self.names) or TEST_CLIPS
