@@ -367,13 +367,16 @@ def stall_gaps(shown_s: Sequence[float], end_s: float) -> list[float]:
 def stall_ratio(record: SessionRecord) -> float:
     """Stalled time over the length of the call. A frame that comes after a later one was shown, or too late, is not rendered."""
     begin = record.frames[0].capture_s - record.duration_s / len(record.frames)
-    times = [begin]
+    # Waiting for the first frame is its delay, not a stall, unless it never comes.
+    times: list[float] = []
     newest = 0
     for frame in sorted(record.frames, key=lambda found: found.shown_s):
         if math.isfinite(frame.shown_s) and frame.number > newest:
             newest = frame.number
             times.append(frame.shown_s)
-    end = max(begin + record.duration_s, times[-1] if len(times) > 1 else begin + record.duration_s)
+    if not times:
+        return 1.0
+    end = max(begin + record.duration_s, times[-1])
     return min(1.0, sum(stall_gaps(times, end)) / max(record.duration_s, 1e-9))
 
 
