@@ -764,9 +764,9 @@ def scheduling_example(results: Results) -> Drawing:
     grid[0, 0].set_ylabel("seconds after arrival")
     legend(fig)
     text = (
-        "Two stuff queries came just before and nearly fill the pool. A stuff prompt waits until all of it fits, the "
-        "mappers of map_reduce "
-        f"enter one by one. {DELAY_MEANING} {INTERVALS}"
+        "Two stuff queries came just before and nearly fill the pool. In the paper's example a stuff prompt waits until all "
+        "of it fits, while the mappers of map_reduce enter one by one; the bars show whether that happens on this server. "
+        f"{DELAY_MEANING} {INTERVALS}"
     )
     return Drawing(fig, points, rows_used(results, ["wait", "delay"]), "A query that meets a nearly full pool", text)
 
