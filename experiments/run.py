@@ -208,21 +208,26 @@ def explain(error: BaseException, overrides: Sequence[str]) -> str:
     return re.sub(r"\s*\n\s*", " ", text).strip()
 
 
-def main() -> int:
-    """Entry point; returns the exit code."""
-    # Hydra would print its own many-line report and always exit with 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    arguments = sys.argv[1:]
-    # `paper` is a group without a default, which Hydra wants appended with "+"; nobody should have to know.
-    arguments = [f"+{argument}" if argument.startswith("paper=") else argument for argument in arguments]
-    # Knobs, and the fields that a model's or a source's file leaves at their defaults, are new keys to Hydra: the same applies.
+def as_hydra_wants(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the plus signs that Hydra wants before new keys; nobody should have to know which those are."""
     fields = [
         f"{group}.{field.name}="
         for group, kind in (("model", schema.ModelConfig), ("data", schema.DataConfig))
         for field in dataclasses.fields(kind)
     ]
+    # A model's or a source's file leaves fields at their defaults, and knobs stand in no file.
     open_ended = ("method_args.", "workload_args.", "experiment_args.", *fields)
-    arguments = [f"++{argument}" if argument.startswith(open_ended) else argument for argument in arguments]
+    # `paper` is a group without a default, which is appended.
+    prefixed = [f"+{argument}" if argument.startswith("paper=") else argument for argument in arguments]
+    return [f"++{argument}" if argument.startswith(open_ended) else argument for argument in prefixed]
+
+
+def main() -> int:
+    """Entry point; returns the exit code."""
+    # Hydra would print its own many-line report and always exit with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    arguments = sys.argv[1:]
+    arguments = as_hydra_wants(arguments)
     sys.argv[1:] = arguments
     sys.path.insert(0, os.getcwd())  # plug-ins lie in the folder one works in
     asks_hydra = any(argument.startswith("-") and argument not in ("-m", "--multirun") for argument in arguments)

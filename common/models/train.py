@@ -22,6 +22,7 @@ Same seed, same thread count, same machine: same weights.
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import itertools
 import json
 import math
@@ -276,12 +277,18 @@ class Options:
 
 
 def parse_options(arguments: list[str], kind: type = Options) -> Any:
-    """Read `key=value` arguments into a dataclass of plain fields.
+    """Read `key=value` arguments into a dataclass of plain fields. `--help` prints them with their defaults and ends the process.
 
     Raises:
         ConfigError: an unknown key, or a value that its field cannot take.
     """
     fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    if "--help" in arguments or "-h" in arguments:
+        print(f"{inspect.getdoc(kind) or ''}\n\nOptions, written as name=value:".lstrip())
+        for field in dataclasses.fields(kind):
+            default = "required" if field.default is dataclasses.MISSING else f"default {field.default!r}"
+            print(f"  {field.name}=  ({default})")
+        raise SystemExit(0)
     values: dict[str, Any] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")

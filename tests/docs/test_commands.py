@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from common.errors import DataUnavailable
 from experiments import schema
+from experiments.run import as_hydra_wants
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -75,7 +76,7 @@ def test_an_experiment_command_can_be_planned(command):
     overrides = [word for word in words if not word.startswith("-") and not word.startswith("hydra")]
     if not overrides:
         return
-    overrides = [f"+{word}" if word.startswith("paper=") else word for word in overrides]
+    overrides = as_hydra_wants(overrides)
     papers = schema.paper_names() if any("paper=glob(" in word for word in overrides) else [None]
     for paper in papers:
         chosen = [f"+paper={paper}" if paper and "paper=glob(" in word else word for word in overrides]

@@ -175,7 +175,11 @@ def test_kill_9_in_the_middle_loses_no_finished_item_and_the_rerun_equals_an_und
 
 def test_interrupt_keeps_finished_items_and_exits_130(tmp_path):
     slow = [*ON_TOY, "seed=0", "num_items=50", "+experiment_args.draws.pause_s=0.1"]
-    process = subprocess.Popen(command(*slow), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs are started with SIGINT ignored, and so would be their children.
+    restore = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    process = subprocess.Popen(
+        command(*slow), cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True, **restore
+    )
     while not list(tmp_path.glob("results/toy/*/journal.jsonl")):
         assert process.poll() is None
         time.sleep(0.05)

@@ -9,7 +9,12 @@ from common.data.sources import DATASETS, DataSpec, TextDataset, load_items
 from common.errors import ConfigError, DataUnavailable
 
 FOLDER = Path(__file__).resolve().parents[3] / "experiments" / "conf" / "data"
-CHOICES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem.startswith(("local_", "hf_", "own_")))
+# Sources of text; local_video names a folder of clips, see tests/common/data_video.
+CHOICES = sorted(
+    path.stem
+    for path in FOLDER.glob("*.yaml")
+    if path.stem.startswith(("local_", "hf_", "own_")) and path.stem != "local_video"
+)
 
 
 def settings(choice):

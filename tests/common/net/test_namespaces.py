@@ -93,6 +93,7 @@ def _interrupted(pipe):
         pipe.send("running")
         time.sleep(60)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
     try:
         run_pair(lambda: time.sleep(60), watch, link(), limit_s=30)
     except KeyboardInterrupt:
