@@ -188,6 +188,7 @@ _LEGEND = (
     "- Basis: measured (on the machine named below), simulated (in virtual time), modelled (by a formula).",
     "- Verdict: *holds* if the whole interval reaches the paper's bound; *same direction* if it only excludes no effect; "
     "*does not hold* otherwise, also where the interval is too wide to tell.",
+    "- Reasons are explanations of ours; one that names no figure was not tested.",
 )
 
 
