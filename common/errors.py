@@ -6,6 +6,7 @@
      +-- DataUnavailable         a dataset, model or trace cannot be had here; says how to get it
      +-- CorruptBitstream        bytes that are truncated, damaged, or made by another encoder
      +-- ResultsError            stored results are missing, damaged, or would be mixed
+          +-- UndefinedStatistic the rows are there, the number is 0/0
 
 Messages are one line: what was wrong with which value; what is allowed; what to do next.
 """
@@ -39,3 +40,7 @@ class CorruptBitstream(ReproError):
 
 class ResultsError(ReproError):
     """Stored results are missing, damaged, or would be averaged across a key that was neither fixed nor plotted."""
+
+
+class UndefinedStatistic(ResultsError):
+    """The rows are all there, but the number that they define is 0/0: a baseline and a method that both never failed, say."""

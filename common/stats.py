@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
-from common.errors import ResultsError
+from common.errors import ResultsError, UndefinedStatistic
 from common.rng import for_component
 
 FloatArray = npt.NDArray[np.float64]
@@ -102,7 +102,7 @@ def bootstrap(
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(*arrays))
         if math.isnan(value):
-            raise ResultsError("the statistic of these rows is undefined (0/0).")
+            raise UndefinedStatistic("the statistic of these rows is undefined (0/0).")
         rows_of = _rows_by_unit(units, num_rows)
         num_units = len(rows_of)
         if num_units < 2:

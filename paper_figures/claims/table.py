@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.errors import ResultsError
+from common.errors import ResultsError, UndefinedStatistic
 from common.plotting import Column, interval, to_csv, to_latex, to_markdown
 from common.plotting.save import SCALE_NOTES, describe_code, describe_machine, describe_seeds
 from common.results import Results
@@ -91,6 +91,9 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
         except NoRows as error:
             # A workload without this metric is no missing result, as long as another panel has it.
             rows.append(dataclasses.replace(not_run, setting=setting, note=f"{not_run.note} ({error})"))
+            continue
+        except UndefinedStatistic as error:
+            rows.append(ClaimRow(claim, "not testable here", setting=setting, note=str(error)))
             continue
         except ResultsError as error:
             rows.append(ClaimRow(claim, "cannot be computed", setting=setting, note=str(error)))

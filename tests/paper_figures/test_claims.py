@@ -284,6 +284,15 @@ def test_two_settings_of_a_method_are_not_mixed_and_a_knob_chooses(tmp_path):
     assert row.verdict == "not run"
 
 
+def test_nothing_divided_by_nothing_is_not_testable_here_and_no_failure(tmp_path):
+    names = ("full_recompute", "cacheblend")
+    items = {str(item): [Row("ttft", 0.0, "s", "measured", method=name) for name in names] for item in range(6)}
+    write_run(tmp_path, "ttft_vs_quality", items)
+    (row,) = evaluate(TTFT, tmp_path)
+    assert row.verdict == "not testable here"
+    assert "0/0" in row.note
+
+
 def factor_items():
     rng = np.random.default_rng(0)
     return {
