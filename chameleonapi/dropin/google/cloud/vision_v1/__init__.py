@@ -1,40 +1,4 @@
-"""google.cloud.vision, by the drop-in client: see chameleonapi_client.py."""
+"""google.cloud.vision_v1, by the drop-in client: the same names as google.cloud.vision."""
 
-import types as _types
-
-from chameleonapi_client import (
-    AnnotateImageRequest,
-    Feature,
-    Image,
-    ImageAnnotatorClient,
-    ImageContext,
-    ImageSource,
-    Likelihood,
-    Message,
-)
-
-BatchAnnotateImagesRequest = AnnotateImageResponse = EntityAnnotation = Message
-types = _types.SimpleNamespace(
-    Image=Image,
-    Feature=Feature,
-    ImageSource=ImageSource,
-    ImageContext=ImageContext,
-    AnnotateImageRequest=AnnotateImageRequest,
-    BatchAnnotateImagesRequest=Message,
-)
-enums = _types.SimpleNamespace(Feature=Feature, Likelihood=Likelihood)
-
-__all__ = [
-    "AnnotateImageRequest",
-    "AnnotateImageResponse",
-    "BatchAnnotateImagesRequest",
-    "EntityAnnotation",
-    "Feature",
-    "Image",
-    "ImageAnnotatorClient",
-    "ImageContext",
-    "ImageSource",
-    "Likelihood",
-    "enums",
-    "types",
-]
+from google.cloud.vision import *  # noqa: F403
+from google.cloud.vision import __all__ as __all__
