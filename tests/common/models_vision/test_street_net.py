@@ -35,6 +35,27 @@ def test_any_size_goes_in(network, height, width):
     assert logits.shape == (2, 5, height, width)
 
 
+def test_each_head_alone_says_what_it_says_beside_the_other(network):
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        heat, box, classes = network(images)
+        boxes, scores = StreetDetector(network, "t", 0.5).candidates(images)
+        logits = StreetSegmenter(network, "t").logits(images)
+    assert torch.equal(scores, heat.sigmoid().flatten(2).transpose(1, 2))
+    assert torch.equal(boxes, boxes_from(box))
+    full = torch.nn.functional.interpolate(classes, size=(64, 96), mode="bilinear", align_corners=False)
+    assert torch.equal(logits, full)
+
+
+def test_detection_leaves_the_segmentation_head_alone(network):
+    ran = []
+    hook = network.fine.register_forward_hook(lambda *_: ran.append(1))
+    with torch.no_grad():
+        StreetDetector(network, "t", 0.5).candidates(torch.rand(1, 3, 32, 32))
+    hook.remove()
+    assert not ran
+
+
 def test_gradients_reach_every_pixel_and_are_those_of_finite_differences(network):
     double = StreetNet(8).double().eval()
     double.load_state_dict(
