@@ -69,7 +69,8 @@ class _Compared:
                     f"method {name!r} sets knobs of the pipeline {pipeline_of(method)!r}, not {self.pipeline!r}; leave it out."
                 )
         names = self.workloads if run.workload is None else (run.workload_name,)
-        items = [(f"{name}-{index}", (name, index)) for name in names for index in range(run.num_items)]
+        # Each seed draws clips of its own, so the key names it: clips of several seeds are several items.
+        items = [(f"s{run.seed}-{name}-{index}", (name, index)) for name in names for index in range(run.num_items)]
         known: dict[str, Any] = {}
         for key, (name, index) in run.todo(items):
             workload = WORKLOADS.create(name) if run.workload is None else run.workload
@@ -198,7 +199,7 @@ class NumBlocks:
         workload = WORKLOADS.create(self.workload)
         application = workload.application("blocks", run.data)
         run.note_input(f"{self.workload} network", application.task.sha256)
-        for key, index in run.todo([(str(index), index) for index in range(run.num_items)]):
+        for key, index in run.todo([(f"s{run.seed}-{index}", index) for index in range(run.num_items)]):
             clip = test_clip(run, workload, self.workload, index, self.num_intervals)
             height, width = clip[0].shape[1:3]
             grid_blocks = -(-height // 16) * -(-width // 16)
@@ -254,7 +255,7 @@ class TimeSeries:
         """Per clip, method and interval `t`: accuracy, resource, and the place of each knob's value in its list (`knob`)."""
         workload = WORKLOADS.create(self.workload)
         application = None
-        for key, index in run.todo([(str(index), index) for index in range(run.num_items)]):
+        for key, index in run.todo([(f"s{run.seed}-{index}", index) for index in range(run.num_items)]):
             if application is None:
                 application = ready(run, workload, self.workload, "encoding", self.profile_intervals)
             clip = test_clip(run, workload, self.workload, index, self.num_intervals)

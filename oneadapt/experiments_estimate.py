@@ -54,7 +54,9 @@ class Concavity:
         """Per clip and setting: accuracy and resource (factors `place_0`, `place_1`: index of each knob's value, and `values`);
         per clip: `monotone_share` of one-step-cheaper moves that do not raise accuracy, `concave_share` of triples along a knob.
         """
-        items = [(f"{name}-{index}", (name, index)) for name in self.workloads for index in range(run.num_items)]
+        items = [
+            (f"s{run.seed}-{name}-{index}", (name, index)) for name in self.workloads for index in range(run.num_items)
+        ]
         for key, (name, index) in run.todo(items):
             workload, application = _loaded(run, name)
             clip = test_clip(run, workload, name, index, self.num_intervals)
@@ -126,7 +128,9 @@ class ProxyQuality:
         over the clip; with factor `estimate`: the gradient, or the plain difference of inputs. Points of the averaged ones:
         `estimated_loss`, `true_loss` with factors `pair`, `knob`.
         """
-        items = [(f"{name}-{index}", (name, index)) for name in self.workloads for index in range(run.num_items)]
+        items = [
+            (f"s{run.seed}-{name}-{index}", (name, index)) for name in self.workloads for index in range(run.num_items)
+        ]
         for key, (name, index) in run.todo(items):
             workload, application = _loaded(run, name)
             clip = test_clip(run, workload, name, index, self.num_intervals)
@@ -219,7 +223,9 @@ class Overhead:
         beyond the forward that is made anyway; `adaptation_share`: extra server work of an interval over its own;
         `decision_time` of the methods in one interval, timed interleaved.
         """
-        items = [(f"{name}-{index}", (name, index)) for name in self.workloads for index in range(run.num_items)]
+        items = [
+            (f"s{run.seed}-{name}-{index}", (name, index)) for name in self.workloads for index in range(run.num_items)
+        ]
         known: dict[str, Application] = {}
         for key, (name, index) in run.todo(items):
             workload = WORKLOADS.create(name)
@@ -311,7 +317,7 @@ class Sensitivity:
         """Per clip: accuracy, resource and `objective` = accuracy - trade * resource; factors `setting` and `value`."""
         workload = WORKLOADS.create(self.workload)
         ready_for: dict[str, Application] = {}
-        for key, index in run.todo([(str(index), index) for index in range(run.num_items)]):
+        for key, index in run.todo([(f"s{run.seed}-{index}", index) for index in range(run.num_items)]):
             clip = test_clip(run, workload, self.workload, index, self.num_intervals)
             rows = []
             base = METHODS.create("oneadapt", trade=self.trade)

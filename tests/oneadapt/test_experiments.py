@@ -54,6 +54,17 @@ def test_every_registered_experiment_has_a_plan():
     assert set(EXPERIMENTS.names()) == set(PLAN)
 
 
+def test_clips_of_two_seeds_are_two_items():
+    # Under one key the clips of all seeds would be resampled as one item, and intervals would be those of a clip or two.
+    experiment = EXPERIMENTS.create("concavity", workloads=["tiny_video"], num_intervals=1)
+    runs = [
+        Run(paper="oneadapt", experiment="concavity", scale="smoke", seed=seed, num_items=2, methods={})
+        for seed in (0, 1)
+    ]
+    keys = [item.item for run in runs for item in experiment.rows(run)]
+    assert len(set(keys)) == 4
+
+
 def values(rows, metric, method):
     return [row.value for row in rows if row.metric == metric and row.method == method]
 
