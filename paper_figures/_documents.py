@@ -1,7 +1,8 @@
-"""What the repository's own pages say about results, written by a command from the published runs: the claim ledger in README.md
-and the index of tables and figures in docs/INDEX.md. A test checks that both are current.
+"""What the repository's own pages say about results, written by a command from the published runs: the claim ledger in README.md,
+the same in full in docs/LEDGER.md, and the index of tables and figures in docs/INDEX.md. A test checks that they are current.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,8 +11,15 @@ from common.errors import ConfigError
 from common.results import PUBLISHED, Results, write_atomically
 from paper_figures._index import PAPERS, IndexRow, load_index, rows_of
 from paper_figures._registry import papers
-from paper_figures.claims import load_claims
-from paper_figures.claims.table import ClaimRow, count_verdicts, evaluate_claims, format_estimate, show_setting
+from paper_figures.claims import VERDICTS, load_claims
+from paper_figures.claims.table import (
+    ClaimRow,
+    count_verdicts,
+    evaluate_claims,
+    format_estimate,
+    format_range,
+    show_setting,
+)
 
 SCALE = "cpu"
 _BEGIN, _END = "<!-- claims:begin -->", "<!-- claims:end -->"
@@ -33,22 +41,81 @@ def ledger(results_root: Path, scale: str = SCALE) -> dict[str, list[ClaimRow]]:
 
 
 def ledger_markdown(rows_by_paper: dict[str, list[ClaimRow]]) -> str:
-    """The ledger as one Markdown table, with a line of counts above it."""
+    """The ledger for a reader in a hurry: a line of counts, then one table row per claim.
+
+    A claim that was judged in several settings (workloads, models, servers) is one row with the range of its numbers and the
+    count of each verdict; every setting by itself stands in docs/LEDGER.md.
+    """
     everything = [row for rows in rows_by_paper.values() for row in rows]
+    claims = [group for rows in rows_by_paper.values() for group in _by_claim(rows)]
     lines = [
-        f"{count_verdicts(everything)}.",
+        f"{len(claims)} claims, judged in {len(everything)} settings: {count_verdicts(everything)}.",
         "",
         "| paper | claim | paper's number | ours (95 % CI) | n | basis | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for paper, rows in rows_by_paper.items():
-        for row in rows:
-            setting = show_setting(row.setting)
-            claim = f"{row.claim.statement}" + (f" ({setting})" if setting else "")
-            count = "" if row.estimate is None else str(row.num_items)
-            cells = [paper, claim, str(row.claim.paper), format_estimate(row), count, row.basis, row.verdict]
+        for group in _by_claim(rows):
+            claim = group[0].claim
+            cells = [paper, claim.statement, str(claim.paper), *_condensed(group)]
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _by_claim(rows: Sequence[ClaimRow]) -> list[list[ClaimRow]]:
+    return [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.claim.id)]
+
+
+def _condensed(group: Sequence[ClaimRow]) -> tuple[str, str, str, str]:
+    """Our number, n, basis and verdict of one claim over its settings."""
+    judged = [row for row in group if row.estimate is not None]
+    basis = "+".join(sorted({part for row in judged for part in row.basis.split("+")}))
+    counts = sorted({row.num_items for row in judged})
+    n = "" if not counts else f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    if len(group) == 1:
+        return format_estimate(group[0]), n, basis, group[0].verdict
+    ours = f"{format_range(judged)} in {len(judged)} settings" if judged else ""
+    verdicts = {verdict: sum(row.verdict == verdict for row in group) for verdict in VERDICTS}
+    if len(group) in verdicts.values():
+        return ours, n, basis, group[0].verdict
+    return ours, n, basis, ", ".join(f"{verdict} in {count}" for verdict, count in verdicts.items() if count)
+
+
+def full_ledger_markdown(rows_by_paper: dict[str, list[ClaimRow]], scale: str = SCALE) -> str:
+    """docs/LEDGER.md: every claim in every setting, with what it rests on and why it does not hold."""
+    lines = [
+        "# The claim ledger, in full",
+        "",
+        "Made by `python -m paper_figures --update-docs` from the committed runs; do not edit. One row per claim and setting, all at",
+        f"scale `{scale}`. What a verdict means: [claims.md](claims.md); how numbers are labelled: [results.md](results.md).",
+    ]
+    for paper, rows in rows_by_paper.items():
+        index = load_index(paper)
+        lines += ["", f"## {paper}: {index.title}", "", f"{count_verdicts(rows)}.", ""]
+        lines += ["| claim | paper's number | setting | ours (95 % CI) | n | basis | verdict |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        for row in rows:
+            n = "" if row.estimate is None else f"{row.num_items} items, {row.seeds}"
+            setting = show_setting(row.setting)
+            cells = [
+                row.claim.statement,
+                str(row.claim.paper),
+                setting,
+                format_estimate(row),
+                n,
+                row.basis,
+                row.verdict,
+            ]
+            lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        notes = dict.fromkeys((row.claim.statement, row.verdict, row.note) for row in rows if row.note)
+        if notes:
+            lines += [
+                "",
+                "Reasons (explanations of ours; one that names no figure was not tested) and missing results:",
+                "",
+            ]
+            lines += [f"- **{statement}** ({verdict}): {' '.join(note.split())}" for statement, verdict, note in notes]
+    return "\n".join(lines) + "\n"
 
 
 def index_markdown(results_root: Path, scale: str = SCALE) -> str:
@@ -86,7 +153,7 @@ def _cell(text: str) -> str:
 
 
 def update_documents(root: Path, *, check: bool = False) -> list[Path]:
-    """Write the ledger into README.md and docs/INDEX.md.
+    """Write the ledger into README.md and docs/LEDGER.md, and docs/INDEX.md.
 
     Args:
         root: the repository.
@@ -98,7 +165,7 @@ def update_documents(root: Path, *, check: bool = False) -> list[Path]:
     Raises:
         ConfigError: README.md is missing or has lost its two markers.
     """
-    readme, index = root / "README.md", root / "docs" / "INDEX.md"
+    readme = root / "README.md"
     published = root / "results" / PUBLISHED
     if not readme.is_file():
         raise ConfigError(f"{readme} does not exist; --update-docs works in a checkout of the repository.")
@@ -107,9 +174,11 @@ def update_documents(root: Path, *, check: bool = False) -> list[Path]:
         raise ConfigError(f"{readme} needs the lines {_BEGIN} and {_END}, once each and in this order.")
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
+    rows = ledger(published)
     new = {
-        readme: f"{before}{_BEGIN}\n{ledger_markdown(ledger(published))}\n{_END}{after}",
-        index: index_markdown(published),
+        readme: f"{before}{_BEGIN}\n{ledger_markdown(rows)}\n{_END}{after}",
+        root / "docs" / "LEDGER.md": full_ledger_markdown(rows),
+        root / "docs" / "INDEX.md": index_markdown(published),
     }
     return list(_write_changed(new.items(), check))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from common.errors import ResultsError, UndefinedStatistic
-from common.plotting import Column, interval, to_csv, to_latex, to_markdown
+from common.plotting import Column, interval, number, to_csv, to_latex, to_markdown
 from common.plotting.save import SCALE_NOTES, describe_code, describe_machine, describe_seeds
 from common.results import Results
 from common.stats import Estimate
@@ -127,12 +127,27 @@ def _sample_size(row: ClaimRow, estimate: Estimate) -> str:
 
 def format_estimate(row: ClaimRow) -> str:
     """Our number with its interval in the paper's unit; "" where there is none."""
-    estimate, unit = row.estimate, row.claim.paper.unit
+    estimate = row.estimate
     if estimate is None:
         return ""
-    factor = 100 if unit == "%" else 1
-    suffix = {"1": "", "x": "x", "%": " %"}.get(unit, f" {unit}")
+    factor, suffix = _unit_of(row.claim.paper.unit)
     return interval(estimate.value * factor, estimate.low * factor, estimate.high * factor, suffix=suffix)
+
+
+def format_range(rows: Sequence[ClaimRow]) -> str:
+    """The smallest and the largest of our numbers for one claim, in the paper's unit: "0.46x to 19.1x"; "" without a number."""
+    numbers = sorted(row.estimate.value for row in rows if row.estimate is not None)
+    if not numbers:
+        return ""
+    unit = rows[0].claim.paper.unit
+    factor, suffix = _unit_of(unit)
+    low, high = (f"{number(value * factor)}{suffix}" for value in (numbers[0], numbers[-1]))
+    return low if low == high else f"{low} to {high}"
+
+
+def _unit_of(unit: str) -> tuple[int, str]:
+    """What a value is multiplied by to be shown in a unit, and what stands behind it."""
+    return (100 if unit == "%" else 1), {"1": "", "x": "x", "%": " %"}.get(unit, f" {unit}")
 
 
 def _frame(rows: Sequence[ClaimRow]) -> pd.DataFrame:

@@ -6,9 +6,12 @@ import pytest
 
 from common.errors import ConfigError
 from common.results import Results
+from common.stats import Estimate
 from paper_figures import figures_of, papers
-from paper_figures._documents import update_documents
+from paper_figures._documents import full_ledger_markdown, ledger_markdown, update_documents
 from paper_figures._index import PAPERS, load_index, parse_index, rows_of
+from paper_figures.claims import parse_claims
+from paper_figures.claims.table import ClaimRow
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "title: T\nvenue: V\nlink: L\nsummary: S\nentries:\n"
@@ -53,3 +56,29 @@ def test_a_readme_without_its_markers_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("nothing here")
     with pytest.raises(ConfigError, match="claims:begin"):
         update_documents(tmp_path)
+
+
+def test_a_claim_in_several_settings_is_one_row_of_the_short_ledger_and_all_rows_of_the_long_one():
+    text = """
+- {id: cacheblend-a, statement: First, paper: {low: 2, high: 3, unit: x, where: here}, not_testable: "no"}
+- {id: cacheblend-b, statement: Second, paper: {low: 0.1, unit: "%", where: there}, not_testable: "no"}
+"""
+    first, second = parse_claims(text, "claims.yaml", "cacheblend")
+
+    def row(claim, verdict, value, n):
+        estimate = None if value is None else Estimate(value, value / 2, value * 2, n, n)
+        return ClaimRow(
+            claim, verdict, {"workload": f"w{n}"}, estimate, n, "seed 0", "measured" if value else "", note="why"
+        )
+
+    rows = [row(first, "holds", 4.0, 10), row(first, "does not hold", 0.5, 8), row(first, "holds", 9.0, 10)]
+    rows += [row(second, "not run", None, 0)]
+    short = ledger_markdown({"cacheblend": rows}).splitlines()
+    assert short[0] == "2 claims, judged in 4 settings: 2 holds, 1 does not hold, 1 not run."
+    assert short[4] == (
+        "| cacheblend | First | 2 to 3x | 0.500x to 9.00x in 3 settings | 8 to 10 | measured | holds in 2, does not hold in 1 |"
+    )
+    assert short[5] == "| cacheblend | Second | at least 10 % |  |  |  | not run |"
+    long = full_ledger_markdown({"cacheblend": rows})
+    assert long.count("| First | 2 to 3x | w") == 3 and "4.00x (2.00 to 8.00) | 10 items, seed 0" in long
+    assert "**First** (does not hold): why" in long
