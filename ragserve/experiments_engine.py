@@ -19,7 +19,7 @@ from common.models.loading import LoadedModel, ModelSpec, load
 from common.models.prompt_format import encode_prompt, eos_id
 from common.results import Basis, ItemRows, Row
 from common.serving.api import Answer, Call, Completion, Engine, EngineFacts
-from common.serving.calibration import Batch, calibrate, fit, grid, points_of, time_batches
+from common.serving.calibration import MIN_REPEATS, Batch, calibrate, fit, grid, points_of, time_batches
 from common.serving.cost import CostModel, Preset, preset
 from common.serving.in_process import TransformersEngine
 from common.serving.simulator import SimEngine, SimOptions
@@ -65,8 +65,8 @@ class EngineCalibration:
 
     pool_tokens: int = 16384
     max_batch_tokens: int = 512
-    repeats: int = 9
-    rounds: int = 3
+    repeats: int = 15
+    rounds: int = 5
     every: int = 1
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
@@ -212,6 +212,7 @@ class EngineReplay:
         pools: KV pools in tokens, ample and scarce.
         max_batch_tokens: of both engines.
         max_chunks, summary_tokens: of the queries; see `build_trace`.
+        repeats: replays of each trace at each load; of a query's delays the median counts.
         clock: "cpu" counts this process's work, "wall" is for a machine that does nothing else.
         calibration_every: keep every so many-th batch of the calibration grid.
     """
@@ -222,6 +223,7 @@ class EngineReplay:
     max_batch_tokens: int = 512
     max_chunks: int = 6
     summary_tokens: int = 12
+    repeats: int = 3
     clock: str = "cpu"
     calibration_every: int = 1
 
@@ -230,20 +232,29 @@ class EngineReplay:
             raise ValueError(f"clock={self.clock!r} must be cpu or wall")
         if not self.loads or not self.pools or min(self.loads) <= 0:
             raise ValueError("loads and pools need at least one value, loads above 0")
+        if self.repeats < 1:
+            raise ValueError(f"repeats={self.repeats} must be at least 1")
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per trace, pool and load: mean_delay and p95_delay of both engines, mean_delay_error, same_answers; capacity."""
+        """Per trace, pool and load: mean_delay and p95_delay of both engines, mean_delay_error, repeat_spread, same_answers; per
+        pool: capacity."""
         loaded = _loaded(run)
         for key, _ in run.todo([(f"trace{index:02d}", None) for index in range(run.num_items)]):
             with exclusive(threads=1):
                 yield ItemRows(key, self._item(run, key, loaded))
 
     def _item(self, run: Run, key: str, loaded: LoadedModel) -> list[Row]:
-        # Batches are timed before and after the replays, and their median counts: a delay is made of typical iterations, on
-        # the machine as it is in these minutes, not of the fastest.
+        # Batches are timed before, between and after the replays, and their median counts: a delay is made of typical iterations,
+        # on the machine as it is in these minutes, not of the fastest. For the same reason a trace is replayed several times.
         timings = [self._round(loaded)]
-        replays = [self._replay(run, key, loaded, pool) for pool in self.pools]
-        timings.append(self._round(loaded))
+        replays = [self._prepare(run, key, loaded, pool) for pool in self.pools]
+        for _ in range(self.repeats):
+            for one in replays:
+                for load_factor in self.loads:
+                    with self._real(loaded, one.facts.pool_tokens) as engine:
+                        delays, answers = replay(engine, one.trace, one.arrivals(load_factor))
+                    one.runs.setdefault(load_factor, []).append((delays, answers))
+            timings.append(self._round(loaded))
         fitted = fit(points_of(timings, "median"), loaded.spec.name)
         rows = [Row("held_out_error", fitted.held_out_mean, "1", "measured")]
         for one in replays:
@@ -252,8 +263,9 @@ class EngineReplay:
 
     def _round(self, loaded: LoadedModel) -> dict[Batch, list[float]]:
         batches = grid(self.max_batch_tokens, int(loaded.config.max_position_embeddings))[:: self.calibration_every]
+        each = -(-MIN_REPEATS // (self.repeats + 1))
         with self._real(loaded, 24576) as engine:
-            return time_batches(engine, batches, time.process_time, 4)
+            return time_batches(engine, batches, time.process_time, each)
 
     def _real(self, loaded: LoadedModel, pool: int) -> TransformersEngine:
         clock: Callable[[], float] = time.process_time if self.clock == "cpu" else time.monotonic
@@ -262,19 +274,13 @@ class EngineReplay:
             loaded, clock, sleep, pool_tokens=pool, max_batch_tokens=self.max_batch_tokens, max_seqs=64
         )
 
-    def _replay(self, run: Run, key: str, loaded: LoadedModel, pool: int) -> "_Replays":
+    def _prepare(self, run: Run, key: str, loaded: LoadedModel, pool: int) -> "_Replays":
         trace = build_trace(loaded, run.rng("trace", key), self.num_queries, self.max_chunks, self.summary_tokens)
         gaps = run.rng("arrivals", key).exponential(1.0, len(trace))
         with self._real(loaded, pool) as engine:
             delays, first = replay(engine, trace, [0.0] * len(trace))
             facts = engine.facts
-        capacity = len(trace) / max(delays)
-        found = []
-        for load_factor in self.loads:
-            arrivals = [float(at_s) for at_s in np.cumsum(gaps) / (load_factor * capacity)]
-            with self._real(loaded, pool) as engine:
-                found.append((load_factor, arrivals, *replay(engine, trace, arrivals)))
-        return _Replays(trace, facts, capacity, first, found)
+        return _Replays(trace, facts, gaps, len(trace) / max(delays), first, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,22 +290,31 @@ class _Replays:
     Attributes:
         trace: the queries.
         facts: of the engine.
+        gaps: between arrivals, at one query per second.
         capacity: queries per second when all come at once.
         first: answers of that run.
-        runs: (load, arrivals, delays, answers) of the others.
+        runs: by load, (delays, answers) of each repeat.
     """
 
     trace: list[TracedQuery]
     facts: EngineFacts
+    gaps: np.ndarray
     capacity: float
     first: dict[Call, Answer]
-    runs: list[tuple[float, list[float], list[float], dict[Call, Answer]]]
+    runs: dict[float, list[tuple[list[float], dict[Call, Answer]]]]
+
+    def arrivals(self, load_factor: float) -> list[float]:
+        """Times at which the queries come, the same in every repeat and on both engines."""
+        return [float(at_s) for at_s in np.cumsum(self.gaps) / (load_factor * self.capacity)]
 
     def rows(self, cost: CostModel) -> Iterator[Row]:
         """Beside what the simulator makes of the same calls."""
         pool = self.facts.pool_tokens
         yield Row("capacity", self.capacity, "1/s", "measured", factors={"pool_tokens": pool})
-        for load_factor, arrivals, real, answers in self.runs:
+        for load_factor, repeats in self.runs.items():
+            arrivals = self.arrivals(load_factor)
+            real = [float(value) for value in np.median([delays for delays, _ in repeats], axis=0)]
+            answers = repeats[0][1]
             # transformers takes pages as a prompt is computed, as vLLM's v1 does.
             simulator = SimEngine(self.facts, cost, answers.__getitem__, SimOptions(admission="chunk"))
             simulated, _ = replay(simulator, self.trace, arrivals)
@@ -308,7 +323,15 @@ class _Replays:
             yield from _delay_rows(simulated, "simulated", factors | {"engine": "simulator"})
             error = abs(float(np.mean(simulated)) / float(np.mean(real)) - 1)
             yield Row("mean_delay_error", error, "1", "simulated", factors=factors)
-            same = [self.first[call].tokens == said.tokens for call, said in answers.items() if call in self.first]
+            # How far two repeats of the real engine are apart: no simulator can be nearer than that.
+            means = [float(np.mean(delays)) for delays, _ in repeats]
+            yield Row("repeat_spread", max(means) / min(means) - 1, "1", "measured", factors=factors)
+            same = [
+                self.first[call].tokens == said.tokens
+                for _, found in repeats
+                for call, said in found.items()
+                if call in self.first
+            ]
             yield Row("same_answers", float(np.mean(same)), "1", "measured", factors=factors)
 
 

@@ -266,11 +266,15 @@ def _time_batch(engine: TransformersEngine, batch: Batch, cpu_clock: Callable[[]
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(int(t) for t in rng.integers(0, engine.vocabulary, count))
 
-    # Decoding sequences have `context` KV tokens in the middle of the repeats.
-    start = max(1, batch.context - (repeats + 1) // 2 - 1)
-    for _ in range(batch.num_decode):
-        engine.submit(Call(tokens(start), 10 * repeats if batch.new else repeats + 4))
-    if batch.num_decode:
+    # Decoding sequences have `context` KV tokens in the middle of the repeats. Prompts are computed one after another, and those
+    # that are complete go on decoding meanwhile: the first ones start shorter, and may generate for longer.
+    length, later, starts = max(1, batch.context - (repeats + 1) // 2 - 1), 0, []
+    for place in reversed(range(batch.num_decode)):
+        start = max(1, length - later)
+        starts.append((start, later))
+        later += -(-start // (full - place))
+    for start, steps in reversed(starts):
+        engine.submit(Call(tokens(start), steps + (10 * repeats if batch.new else repeats + 4)))
         while engine.load().prefill_tokens:
             engine.step()
     if not batch.new:

@@ -157,6 +157,34 @@ def test_what_is_timed_is_the_batch_that_was_meant(tiny):
     assert np.mean(contexts) == pytest.approx(30, abs=1)
 
 
+def test_long_decodes_are_all_there_when_they_are_timed(tiny):
+    # Eight prompts of about 100 tokens at 128 tokens an iteration: the first has generated seven tokens and more before the last
+    # begins. All eight must still decode in every timed iteration, at 100 KV tokens in the middle of them.
+    engine = build(tiny, pool_tokens=2048)
+    inputs = engine._processor.inputs_and_outputs
+    original = inputs.prepare_batch_tensors
+    iterations = []
+
+    def prepare(requests_in_batch, **rest):
+        iterations.append([(r.query_length, r.state.position_offset) for r in requests_in_batch])
+        return original(requests_in_batch=requests_in_batch, **rest)
+
+    inputs.prepare_batch_tensors = prepare
+    readings = []
+
+    def clock():
+        readings.append(len(iterations))
+        return float(len(readings))
+
+    time_batches(engine, [Batch(0, 0, 8, 100)], clock, 3)
+    engine.close()
+    timed = [iterations[a:b] for a, b in zip(readings[::2], readings[1::2], strict=True)][1:]
+    assert [len(batch) for (batch,) in timed] == [8, 8, 8]
+    contexts = [kv + new for (batch,) in timed for new, kv in batch]
+    assert np.mean(contexts) == pytest.approx(100, abs=1)
+    assert max(contexts) - min(contexts) <= 4
+
+
 def test_too_few_repeats_points_or_pool(tiny):
     engine = build(tiny, pool_tokens=128)
     with pytest.raises(ConfigError, match="repeats=0"):
