@@ -1,14 +1,20 @@
 """Train the bundled codecs.
 
     python -m grace.training pretrain out=runs/pretrained data_root=DATA steps=16000
-    python -m grace.training joint    out=runs/grace start_from=runs/pretrained data_root=DATA steps=5000
+    python -m grace.training refine   out=runs/refined start_from=runs/pretrained data_root=DATA steps=1500 rollout=4
+    python -m grace.training joint    out=runs/grace start_from=runs/refined data_root=DATA steps=5000 rollout=4
 
     python -m grace.training finish   out=grace/bundled/grace.safetensors start_from=runs/grace data_root=DATA
 
-Stages: `pretrain` (no loss simulated), then for the same number of steps each `joint` (GRACE: encoder and decoder under
-simulated loss), `decoder` (GRACE-D: encoder frozen) or `plain` (GRACE-P: no loss simulated). Options: out=FOLDER,
-start_from=FOLDER, data_root=FOLDER, steps=N, residual=dct|gdn, masked_share=0.2, seed=0, num_procedural=1400, num_real=1000,
-max_seconds=0 (0: no limit), save_every=500.
+Stages: `pretrain` (no loss simulated), if wanted `refine` (no loss either, longer roll-outs), then for the same number of steps
+each `joint` (GRACE: encoder and decoder under simulated loss), `decoder` (GRACE-D: encoder frozen) or `plain` (GRACE-P: no loss
+simulated). Options: out=FOLDER, start_from=FOLDER, data_root=FOLDER, steps=N, residual=dct|gdn, masked_share=0.2, rollout=2
+(frames predicted in a row, each from the one decoded before it), level_balance=0.5, seed=0, num_procedural=1400,
+num_real=1000, max_seconds=0 (0: no limit), save_every=500.
+
+All levels share one network (the paper trains one per level), so that their losses, R + lambda D, compete: at the best level it
+is thirty times that at the smallest, eighty times with a third of the elements lost. A sample counts with (512 / lambda) to the
+power `level_balance`: 0 leaves it to the losses, 0.5 makes levels count about alike. Every level's own optimum stays the same.
 
 An interrupted run goes on from its last checkpoint when the same command is given again. The folder then holds
 `model.safetensors`, `training_log.jsonl` (a line every 100 steps) and `training.json` (settings, data, machine, CPU seconds).
@@ -54,7 +60,7 @@ from grace.networks import (
 )
 from grace.training_data import CROP, FRAMES, TrainingSet, make_training_set, training_photos
 
-STAGES = ("pretrain", "joint", "decoder", "plain")
+STAGES = ("pretrain", "refine", "joint", "decoder", "plain")
 WINDOW = 64
 BATCH = 8
 _MOTION_STEPS = 1200
@@ -71,6 +77,8 @@ class Settings:
     steps: int = 16000
     residual: str = "dct"
     masked_share: float = PAPER_MASKED_SHARE
+    rollout: int = 2
+    level_balance: float = 0.5
     seed: int = 0
     num_procedural: int = 1400
     num_real: int = 1000
@@ -86,6 +94,12 @@ class Settings:
             )
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps} must be at least 1.")
+        if not 1 <= self.rollout < FRAMES:
+            raise ConfigError(
+                f"rollout={self.rollout} must lie in 1..{FRAMES - 1}: training crops have {FRAMES} frames."
+            )
+        if not 0 <= self.level_balance <= 1:
+            raise ConfigError(f"level_balance={self.level_balance} must lie in [0, 1].")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +191,11 @@ def code_frame(
     )
 
 
+def level_weights(lambda_B: Tensor, balance: float) -> Tensor:
+    """How much a sample counts, (B,): (512 / lambda) to the power `balance`. See the module."""
+    return (512.0 / lambda_B) ** balance
+
+
 def train(settings: Settings) -> None:
     """Run one stage; see the module.
 
@@ -245,13 +264,14 @@ def _step(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     share = step / settings.steps
     is_pretraining = settings.stage == "pretrain"
-    num_frames = 1 if is_pretraining and share < 0.5 else 2
+    num_frames = 1 if is_pretraining and share < 0.5 else settings.rollout
     batch = draw_batch(rng, data, num_frames)
     # Half of the samples at the anchors, whose gains are the parameters; the others between them.
     level = rng.integers(0, NUM_LEVELS, BATCH)
     level = np.where(rng.random(BATCH) < 0.5, level // LEVELS_PER_ANCHOR * LEVELS_PER_ANCHOR, level)
     level_B = torch.from_numpy(level)
     lambda_B = lambda_of(level_B)
+    weight_B = level_weights(lambda_B, settings.level_balance)
     reference = batch.frames[0] + torch.randn(batch.frames[0].shape, generator=generator) * 0.01
     total = torch.zeros(())
     record = np.zeros(4)
@@ -269,7 +289,7 @@ def _step(
             warp_mse = ((warped.float() - batch.frames[k + 1]) ** 2).mean(dim=(1, 2, 3))
             error = (flow - batch.flows[k]).abs().mean(dim=(1, 2, 3))
             guide = max(0.0, 1 - step / (0.6 * _MOTION_STEPS)) * 2
-            total = total + (2 * bits + 0.5 * lambda_B * warp_mse + guide * error).mean()
+            total = total + (weight_B * (2 * bits + 0.5 * lambda_B * warp_mse) + guide * error).mean()
             record += [total.item(), bits.mean().item(), warp_mse.mean().item(), warp_mse.mean().item()]
             continue
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -278,7 +298,7 @@ def _step(
             )
         warp_weight = 0.2 if is_pretraining and share < 0.4 else 0.03
         loss = coded.bits_per_pixel + lambda_B * (coded.mse + warp_weight * coded.warp_mse)
-        total = total + loss.mean() / num_frames
+        total = total + (weight_B * loss).mean() / num_frames
         reference = coded.decoded.clamp(0, 1).detach()
         parts = [total, coded.bits_per_pixel.mean(), coded.mse.mean(), coded.warp_mse.mean()]
         record = np.array([part.item() for part in parts])

@@ -97,9 +97,29 @@ def test_training_resumes_where_it_stopped(tmp_path):
     assert all(torch.equal(whole[key], again[key]) for key in whole)
 
 
+def test_levels_count_about_alike():
+    from grace.training import level_weights
+
+    # R + lambda D of the bundled codec at the anchors, without loss: 0.06 to 1.9 (thirtyfold), here within a factor of three.
+    losses = torch.tensor([0.061, 0.149, 0.346, 0.794, 1.882])
+    lambdas = lambda_of(torch.tensor([0, 4, 8, 12, 16]))
+    weighted = level_weights(lambdas, 0.5) * losses
+    assert weighted.max() / weighted.min() < 3
+    assert level_weights(lambdas, 0.0).tolist() == [1.0] * 5
+    assert level_weights(torch.tensor([32.0, 512.0]), 0.5).tolist() == pytest.approx([4.0, 1.0])
+
+
 def test_commands_refuse_nonsense(capsys):
     from grace.training import main
 
-    for arguments in (["joint", "out=/tmp/x"], ["pretrain", "steps"], ["dream", "out=/tmp/x"], []):
+    nonsense = (
+        ["joint", "out=/tmp/x"],
+        ["pretrain", "steps"],
+        ["dream", "out=/tmp/x"],
+        ["pretrain", "out=/tmp/x", "rollout=6"],
+        ["pretrain", "out=/tmp/x", "level_balance=2"],
+        [],
+    )
+    for arguments in nonsense:
         assert main(arguments) == 2
         assert capsys.readouterr().err.count("\n") == 1
