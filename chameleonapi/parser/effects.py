@@ -56,7 +56,7 @@ DISPLAY_ROOTS = (
 class Atom(NamedTuple):
     """One indivisible piece of an effect."""
 
-    category: str  # print, log, call, raise, write, return, set, attribute, global, argument, variable
+    category: str  # print, log, wait, call, raise, write, return, set, attribute, global, argument, variable
     name: str  # what was called or set
     path: str  # where inside the value
     pattern: str
@@ -74,8 +74,8 @@ class Atom(NamedTuple):
 
     @property
     def is_display(self) -> bool:
-        """True for prints, logs and drawings."""
-        return self.category in ("print", "log") or (self.category == "call" and self.name.startswith(DISPLAY_ROOTS))
+        """True for prints, logs, drawings and pauses."""
+        return self.category in ("print", "log", "wait") or (self.category == "call" and self.name.startswith(DISPLAY_ROOTS))
 
 
 def _scalar(value: Any) -> tuple[str, str]:

@@ -17,7 +17,7 @@ class Entry:
         path: file of the application.
         name: "" for the module body, else a function, or Class.method.
         line: where it is defined.
-        rank: 0 for module bodies and functions that nothing mentions, 1 for those that only a module body mentions (it calls them
+        rank: 0 for module bodies and functions that nothing calls (handlers that are only handed to a library among them), 1 for those that only a module body mentions (it calls them
             or registers them as handlers), 2 for those that other functions call.
     """
 
@@ -25,6 +25,33 @@ class Entry:
     name: str
     line: int
     rank: int
+
+
+# Calls that run a function which they are given, and that the evaluator follows.
+_FOLLOWED = (
+    "submit", "map", "imap", "starmap", "filter", "sorted", "sort", "min", "max", "reduce", "partial", "apply", "apply_async",
+    "run_in_executor", "to_thread", "spawn", "run", "run_sync", "run_until_complete", "create_task", "ensure_future",
+    "run_coroutine_threadsafe", "gather", "wait_for", "Thread", "Process", "Timer", "defaultdict", "async_to_sync",
+)  # fmt: skip
+
+
+def _handed_over(trees: list[ast.Module]) -> set[str]:
+    """Functions that are given to a library (a clock, a button, a broker) and that the application itself never calls."""
+    given: set[str] = set()
+    called: set[str] = set()
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = _last_name(node.func)
+                called.add(name)
+                for value in [*node.args, *(k.value for k in node.keywords)]:
+                    if isinstance(value, (ast.Name, ast.Attribute)):
+                        (called if name in _FOLLOWED else given).add(_last_name(value))
+    return given - called
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def _references(nodes: list[ast.AST]) -> tuple[set[str], bool]:
@@ -114,10 +141,13 @@ def find_entries(app: Application) -> tuple[list[Entry], bool]:
         if calls or names & reaching_names:
             ranked.append(Entry(path, "", 1, 0))
             mentioned |= names & reaching_names
+    handed_over = _handed_over(list(app.trees.values()))
     for key in functions:
         if key in reaching:
             short = key[1].rsplit(".", 1)[-1]
             rank = 2 if short in called or _is_dunder(short) else 1 if short in mentioned else 0
+            if short in handed_over and not _is_dunder(short):
+                rank = 0
             ranked.append(Entry(key[0], key[1], getattr(functions[key][0], "lineno", 1), rank))
     entries = sorted(ranked, key=lambda e: (e.rank, e.name != ""))
     seen_calls = bool(reaching) or any(calls for _, calls, _ in bodies.values())

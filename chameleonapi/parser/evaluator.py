@@ -377,13 +377,38 @@ class Evaluator:
         if skip_first:
             positional = positional[1:]
         num_required = len(positional) - len(function.defaults)
+        options = self._option_defaults(function)
         args: list[Any] = []
         for i, arg in enumerate(positional):
             if i >= num_required:
                 args.append(function.defaults[i - num_required])
             else:
-                args.append(Opaque(arg.arg, is_parameter=True))
+                args.append(options.get(arg.arg, Opaque(arg.arg, is_parameter=True)))
         return args, {}
+
+    def _option_defaults(self, function: FunctionValue) -> dict[str, Any]:
+        """Defaults of command line options that decorators of the function declare, as click writes them."""
+        out: dict[str, Any] = {}
+        for decorator in getattr(function.node, "decorator_list", []):
+            if not (isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Attribute)):
+                continue
+            if decorator.func.attr not in ("option", "argument"):
+                continue
+            names = [a.value for a in decorator.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            given = {k.arg: k.value for k in decorator.keywords}
+            default: Any = False if isinstance(given.get("is_flag"), ast.Constant) else MISSING
+            if "default" in given:
+                try:
+                    default = ast.literal_eval(given["default"])
+                except ValueError:
+                    continue
+            if default is MISSING or default is None or not names:
+                continue
+            plain = [n for n in names if not n.startswith("-")]
+            name = (plain or [max(names, key=lambda n: n.startswith("--"))])[0].split("/")[0].lstrip("-").replace("-", "_")
+            out[name] = default
+            self.note(f"option {name!r} is taken to have its default {default!r}", decorator)
+        return out
 
     # --- effects ----------------------------------------------------------------------------------------------------
 
@@ -1871,9 +1896,10 @@ class Evaluator:
         service = prov.service_of_constructor(origin, args, kwargs)
         if service is None and receiver.service is not None and receiver.service.startswith(("rest.", "google.old_")):
             service = receiver.service
-        text = (
-            f"{origin}({_short(args[0])})" if args and isinstance(args[0], str) and len(args[0]) < 40 else f"{origin}()"
-        )
+        # A message that an answer object is made of ("You have fruit and dairy") must stay whole to be taken apart later.
+        longest = 120 if self.run.api_reached else 40
+        is_text = bool(args) and isinstance(args[0], str) and len(args[0]) < longest
+        text = f"{origin}({_short(args[0], longest)})" if is_text else f"{origin}()"
         return Opaque(text, tainted, True, service, receiver.is_parameter)
 
     def _api_call(
@@ -2152,6 +2178,8 @@ class Evaluator:
                 # The scores of the answer that is probed: an application may ask how sure the sentiment is.
                 for name, score in self.answer_of(site, "Sentiment").labels[:1]:
                     numbers = {n: (score if n.upper() == name else (1 - score) / 3) for n in prov.SENTIMENT_SCORES}
+                    # The label that nothing tests has a score too: `scores[sentiment.capitalize()]` must not fail on it.
+                    numbers.update(dict.fromkeys((name, name.capitalize()), score))
             made = ApiDict({n: TaintedFloat(v) for n, v in numbers.items()})
         elif key in ("Entities", "KeyPhrases"):
             target = self.run.target
@@ -2306,13 +2334,13 @@ def _inherited_fields(cls: ClassValue) -> list[str]:
     return fields + [f for f in cls.fields if f not in fields]
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, longest: int = 40) -> str:
     if isinstance(value, Opaque):
         return value.origin
     text = repr(text_of(value)) if isinstance(value, str) else text_of(value)
     if is_tainted(value):
         text = "the API's output"
-    return text if len(text) <= 40 else text[:37] + "..."
+    return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
 def _key_text(key: Any) -> str:

@@ -173,17 +173,13 @@ _LOCAL_MODELS = (
     "pytesseract",
     "clip",
 )
+_LOCAL_MODEL = re.compile(r"(?<![\w.'/])(?:" + "|".join(map(re.escape, _LOCAL_MODELS)) + r")")
 _MODEL_METHODS = re.compile(r"\.(predict\w*|classify\w*|infer\w*|detectMultiScale|forward|polarity_scores)\(")
 
 
 def is_local_model(origin: str) -> bool:
     """True if an opaque value comes out of another model than the API's."""
-    bare = origin.removeprefix("not ").lstrip("(")
-    return (
-        bare.startswith(_LOCAL_MODELS)
-        or _MODEL_METHODS.search(bare + "(") is not None
-        or any(f" {m}." in origin for m in _LOCAL_MODELS)
-    )
+    return _MODEL_METHODS.search(origin + "(") is not None or _LOCAL_MODEL.search(origin) is not None
 
 
 # --- results with taint ---------------------------------------------------------------------------------------------
@@ -663,10 +659,16 @@ def builtin_values() -> dict[str, Any]:
         "anext",
         "breakpoint",
         "help",
+        "get_ipython",
+        "display",
+        "reload",
     ):
         _BUILTINS.setdefault(name, Opaque(name))
     _BUILTINS["exit"] = _BUILTINS["quit"] = NativeFunction("exit", _exit)
-    _BUILTINS["unicode"] = _BUILTINS["str"]
+    # Names of Python 2 and of notebooks: files that parse as Python 3 still use them.
+    for old, new in (("unicode", "str"), ("basestring", "str"), ("xrange", "range"), ("raw_input", "input"),
+                     ("unichr", "chr"), ("long", "int")):  # fmt: skip
+        _BUILTINS[old] = _BUILTINS[new]
     exceptions = {n: v for n, v in vars(builtins).items() if isinstance(v, type) and issubclass(v, BaseException)}
     _BUILTINS.update(exceptions)
     _BUILTINS["NotImplemented"] = _BUILTINS["Ellipsis"] = Opaque("NotImplemented")
@@ -791,6 +793,7 @@ def _dict_method(
     if isinstance(receiver, ApiDict) and receiver.site is not None and name in ("items", "values"):
         for key in list(receiver):
             ev.api_dict_field(receiver, key, node, None)
+    name = {"iteritems": "items", "itervalues": "values", "iterkeys": "keys", "has_key": "__contains__"}.get(name, name)
     if name not in _DICT_METHODS:
         if name == "json":
             return receiver
@@ -1426,6 +1429,15 @@ def known_call(
     ):
         ev.note(f"setting {text_of(values[0])!r} is taken to have its default {values[1]!r}", node)
         return values[1]
+    if (
+        last in ("Option", "Argument", "Query", "Form", "Header", "Body")
+        and origin.split(".")[0] in ("typer", "fastapi")
+        and values
+        and isinstance(kwargs.get("default", values[0]), (str, int, float))
+    ):
+        given = kwargs.get("default", values[0])
+        ev.note(f"an option is taken to have its default {given!r}", node)
+        return given
     if last in (
         "submit",
         "run_in_executor",
@@ -1968,7 +1980,7 @@ def _module_members() -> dict[str, dict[str, Any]]:
         },
         "pprint": {"pprint": _print, "pp": _print},
         "typing": {"cast": NativeFunction("cast", lambda ev, a, k, n: a[1])},
-        "time": {"sleep": no_effect},
+        "time": {"sleep": NativeFunction("sleep", _wait)},
         "os": {"path": NativeModule("os.path", paths), "getenv": NativeFunction("getenv", _getenv), "sep": "/"},
         "sys": {"exit": NativeFunction("exit", _exit)},
     }
@@ -1979,6 +1991,12 @@ def _getenv(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.
         ev.note(f"environment variable {text_of(args[0])!r} is taken to have its default {args[1]!r}", node)
         return args[1]
     return Opaque(f"os.getenv({text_of(args[0])!r})")
+
+
+def _wait(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> None:
+    # For how long a motor runs may be the whole decision: `feed(3)` for dogs, `feed(1)` for cats.
+    if args and not is_tainted(args[0]):
+        ev.effect("wait", "time.sleep", args, {}, node)
 
 
 def _log(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> None:

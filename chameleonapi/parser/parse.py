@@ -335,6 +335,9 @@ class Parser:
         bases = ("empty", "other") if "moderation" in spec.vocabulary else ("other", "empty")
         for padding, top in ((0, 0.99), (10, 0.99), (0, 0.8), (0, 0.6)):
             for name, keep in probing._STRATA:
+                pauses = any(a.category == "wait" for o in session.cache.values() for a in o.atoms)
+                if name == "effects but pauses" and not pauses:
+                    continue
                 for base in bases:
                     analysis = Analysis(session, keep, base, padding, top)
                     # Displays that repeat the label are commentary when something else already tells the groups apart.
@@ -359,7 +362,7 @@ class Parser:
                         if made is not None:
                             return [made]
                         reasons.append((reject.reason, reject.where))
-                        if name == "all effects" and base == bases[-1]:
+                        if name == ("effects but pauses" if pauses else "all effects") and base == bases[-1]:
                             split = self._split(entry, session, request, padding, top)
                             if split is not None:
                                 return split
@@ -567,7 +570,8 @@ class Parser:
                     )
                 elif session.vocabulary and len(missing) <= 8 and not one.echo:
                     warnings.append(f"tests for {text!r}, which is not a label of this API's vocabulary")
-            surprising = words.accidental(target.labels, tests.contains)
+            named = {c.casefold() for c in session.constants}
+            surprising = [x for x in words.accidental(target.labels, tests.contains) if x.casefold() not in named]
             if surprising:
                 shown = ", ".join(repr(s) for s in surprising[:5]) + (", ..." if len(surprising) > 5 else "")
                 warnings.append(f"the text test {tests.text} also catches {shown}")
@@ -667,7 +671,7 @@ class Parser:
         channels: dict[tuple[str, str, str], None] = {}
         for label in self._sketch(session):
             for a in session.observe(session.output([label], top)).atoms:
-                if probing._is_main(a) and (a.channel, a.pattern) not in base:
+                if probing._is_no_wait(a) and (a.channel, a.pattern) not in base:
                     channels.setdefault(a.channel)
         prints = {c for c in channels if c[0] == "print"}
         if not 1 < len(channels) <= 8:
@@ -784,7 +788,7 @@ class Parser:
         passes_on = [a for a in marked if not a.is_display and a.category not in ("variable", "attribute")]
         tests = any(o.run.text_tests for o in session.cache.values())
         source = (site_span, self._entry_span(entry))
-        keep = probing._is_main
+        keep = probing._is_no_wait
         added = {(a.channel, a.pattern) for a in nothing.atoms if keep(a) and not probing._marked(a.pattern)}
         before = {(a.channel, a.pattern) for a in empty.atoms if keep(a)}
         new = [a for a in nothing.atoms if (a.channel, a.pattern) in added - before and session.nothing not in a.text]

@@ -147,6 +147,10 @@ def _is_main(atom: Atom) -> bool:
     return atom.category not in ("log", "variable")
 
 
+def _is_no_wait(atom: Atom) -> bool:
+    return atom.category not in ("log", "variable", "wait")
+
+
 def _is_strong(atom: Atom) -> bool:
     return not atom.is_display and atom.category != "variable"
 
@@ -169,6 +173,7 @@ def _is_variable(atom: Atom) -> bool:
 
 _STRATA: tuple[tuple[str, Callable[[Atom], bool]], ...] = (
     ("all effects", _is_main),
+    ("effects but pauses", _is_no_wait),
     ("effects other than display", _is_strong),
     ("returned values", _is_result),
     ("prints", _is_print),
@@ -691,6 +696,7 @@ class Analysis:
         in_source = [c for c in (*silent, *session.constants) if c in set(session.vocabulary) or c in silent]
         quiet = [c for c in in_source if c not in self.active and not any(c in m for m in members)][:12]
         repeats = session.repeats
+        known = set(session.vocabulary)
         outputs: list[list[str]] = []
         for i, one in enumerate(lists[:6]):
             other = lists[(i + 1) % len(lists)]
@@ -714,7 +720,7 @@ class Analysis:
             outputs.append(chosen)
         scale = session.spec.scale
         for number, labels in enumerate(outputs):
-            unique = labels if repeats else list(dict.fromkeys(labels))
+            unique = labels if repeats else _one_spelling(labels, known)
             if number % 2:
                 scores = sorted((float(s) for s in rng.uniform(0.02, 0.985, len(unique))), reverse=True)
                 output: Output = tuple((x, round(scale * s, 4)) for x, s in zip(unique, scores, strict=True))
@@ -811,18 +817,21 @@ def _includes(view: View, part: View, base_view: View, siblings: Iterable[View] 
     by_channel: dict[tuple[str, str, str], list[str]] = {}
     for channel, _, text in view:
         by_channel.setdefault(channel, []).append(text)
-    before: dict[tuple[str, str, str], str] = {}
+    before: dict[tuple[str, str, str], list[str]] = {}
+    for channel, _, text in base_view:
+        before.setdefault(channel, []).append(text)
+    own = {(c, t) for c, _, t in added}
     for other in siblings:
         for channel, _, text in other - base_view:
-            if (channel, text) not in {(c, t) for c, _, t in added}:
-                before.setdefault(channel, text)
-    before.update({channel: text for channel, _, text in base_view})
+            if (channel, text) not in own:
+                before.setdefault(channel, []).append(text)
     missing = added - view
     if not missing and removed & view:
         return False
     for channel, _, text in missing:
-        core = _core(text, before.get(channel, ""))
-        if not core or not any(core in other for other in by_channel.get(channel, [])):
+        cores = [_core(text, other) for other in before.get(channel, [""])]
+        given = by_channel.get(channel, [])
+        if not all(cores) or not any(core in other for core in cores for other in given):
             return False
     return True
 
@@ -863,6 +872,16 @@ def _decompose(lists: list[_List], base_view: View) -> list[_List]:
         i = next(k for k, x in enumerate(lists) if x.labels == one.labels)
         out.append(replace(one, labels=[*one.labels, *extra.get(i, [])]))
     return out
+
+
+def _one_spelling(labels: Sequence[str], known: set[str]) -> list[str]:
+    """Each label once, and in one spelling: an API that answers "Cat" does not answer "cat" beside it."""
+    kept: dict[str, str] = {}
+    for label in labels:
+        folded = label.casefold()
+        if folded not in kept or (label in known and kept[folded] not in known):
+            kept[folded] = label
+    return list(dict.fromkeys(kept.values()))
 
 
 def _near_threshold(lists: list[_List], output: Output, scale: float) -> bool:
@@ -1035,7 +1054,7 @@ def describe(atoms: Iterable[Atom]) -> str:
     """Effects in words."""
     words = {
         "return": "returns", "print": "prints", "log": "logs", "raise": "raises", "set": "sets", "write": "writes",
-        "attribute": "sets self.", "global": "sets global ", "variable": "sets ", "argument": "changes its argument",
+        "wait": "waits", "attribute": "sets self.", "global": "sets global ", "variable": "sets ", "argument": "changes its argument",
     }  # fmt: skip
     parts = []
     for atom in sorted(atoms, key=lambda a: (a.category, a.name, a.path, a.text)):
