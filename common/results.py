@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -538,12 +539,13 @@ def side_by_side(sides: Sequence[pd.DataFrame], keys: Sequence[str] = ()) -> pd.
 
 
 def _filter(frame: pd.DataFrame, fixed: Mapping[str, Any]) -> pd.DataFrame:
+    keep = np.ones(len(frame), dtype=bool)
     for column, value in fixed.items():
         if column not in frame.columns:
             raise ResultsError(f"results have no key {column!r}; known: {', '.join(map(str, frame.columns))}")
         values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-        frame = frame[frame[column].isin(values)]
-    return frame
+        keep &= frame[column].isin(values).to_numpy()
+    return frame[keep]
 
 
 def _read_rows(directory: Path, record: Mapping[str, Any], origin: str) -> pd.DataFrame:
@@ -559,9 +561,12 @@ def _read_rows(directory: Path, record: Mapping[str, Any], origin: str) -> pd.Da
             f"{path} is not the file that run.json describes (checksum differs). Run it again with force=true."
         )
     frame = pq.read_table(pa.BufferReader(data)).to_pandas()
-    factors = frame.pop("factors").map(json.loads)
+    # Many rows share their factors: each distinct text is parsed once.
+    codes, texts = pd.factorize(frame.pop("factors"))
+    factors = [json.loads(text) for text in texts]
     for name in sorted({key for entry in factors for key in entry}):
-        frame[f"factor.{name}"] = factors.map(lambda entry, name=name: entry.get(name))
+        values = pd.Series([entry.get(name) for entry in factors])
+        frame[f"factor.{name}"] = values.take(codes).set_axis(frame.index)
     styles = record.get("styles") or {}
     frame["label"] = frame["method"].map(lambda method: (styles.get(method) or {}).get("label", method))
     frame["base"] = record["base_sha256"][:12]
@@ -584,7 +589,10 @@ def _with_series(frame: pd.DataFrame) -> pd.DataFrame:
         for text, label in group[["method_args", "label"]].itertuples(index=False):
             shown = ", ".join(f"{knob}={variants[text].get(knob)}" for knob in differing)
             names[str(method), text] = f"{label} ({shown})" if shown else label
-    frame["series"] = [names[key] for key in zip(frame["method"], frame["method_args"], strict=True)]
+    keys = ["method", "method_args"]
+    variants_in_order = frame[keys].drop_duplicates().itertuples(index=False, name=None)
+    shown_names = pd.Series([names[key] for key in variants_in_order], dtype="str")
+    frame["series"] = shown_names.take(frame.groupby(keys, sort=False).ngroup().to_numpy()).to_numpy()
     return frame
 
 

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--update-docs",
         action="store_true",
-        help="only rewrite the ledger in README.md and docs/INDEX.md from the published runs (--check: say if they are current)",
+        help="only rewrite the ledger in README.md, docs/LEDGER.md and docs/INDEX.md from the published runs (--check: are they current?)",
     )
     try:
         options = parser.parse_args(arguments)
@@ -86,7 +86,7 @@ def _update_docs(is_check: bool) -> int:
     for path in changed:
         print(f"{path.relative_to(root)}: {'not current; run it without --check' if is_check else 'updated'}")
     if not changed:
-        print("README.md and docs/INDEX.md are current")
+        print("README.md, docs/LEDGER.md and docs/INDEX.md are current")
     return 1 if changed and is_check else 0
 
 

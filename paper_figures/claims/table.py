@@ -1,7 +1,8 @@
 """The claim table: every claim of a paper against what is stored, with a computed verdict."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -60,16 +61,26 @@ def evaluate_claims(paper: str, claims: Sequence[Claim], results: Results, scale
         results: all results of the paper.
         scale: use rows of this scale only.
     """
-    return [row for claim in claims for row in _evaluate(paper, claim, results, scale)]
+    of_experiment = functools.cache(lambda experiment: _stored(results, experiment, scale))
+    return [row for claim in claims for row in _evaluate(paper, claim, of_experiment, scale)]
 
 
-def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[ClaimRow]:
+def _stored(results: Results, experiment: str, scale: str) -> Results:
+    """The rows of one experiment, without the factors of the others: claims go through them many times."""
+    if not len(results):
+        return results
+    own = results.only(experiment=experiment, scale=scale)
+    unused = [name for name in own.frame.columns if name.startswith("factor.") and own.frame[name].isna().all()]
+    return Results(own.frame.drop(columns=unused), own.records, own.skipped)
+
+
+def _evaluate(paper: str, claim: Claim, of_experiment: Callable[[str], Results], scale: str) -> list[ClaimRow]:
     if claim.ours is None or (claim.not_testable and scale != "gpu"):
         return [ClaimRow(claim, "not testable here", note=claim.not_testable or "")]
     assert claim.experiment is not None
     command = run_command(paper, claim.experiment, scale)
     not_run = ClaimRow(claim, "not run", note=f"not run: `{command}`")
-    stored = results.only(experiment=claim.experiment, scale=scale) if len(results) else results
+    stored = of_experiment(claim.experiment)
     if not len(stored):
         return [not_run]
     known = {column: value for column, value in claim.where.items() if column in stored.frame.columns}
@@ -113,7 +124,7 @@ def _evaluate(paper: str, claim: Claim, results: Results, scale: str) -> list[Cl
                 describe_seeds(used["seed"].unique()),
                 "+".join(sorted(used["basis"].unique())),
                 "" if verdict == "holds" else note,
-                results.records_of(used),
+                stored.records_of(used),
             )
         )
     found = [row for row in rows if row.verdict != "not run"]
