@@ -123,7 +123,7 @@ class OracleController:
         chosen, value = self.application.best, -math.inf
         for setting in self.application.grid():
             sent = now.camera.encode(setting)
-            accuracy = now.server.task.accuracy(now.server.infer(sent), truth)
+            accuracy = now.server.score(now.server.infer(sent), truth)
             if (own := accuracy - self.trade * self.application.share(sent, best)) > value:
                 chosen, value = setting, own
         return chosen
@@ -200,7 +200,7 @@ class _Look:
                 sent = self.feedback.camera.encode(setting)
                 results = self.feedback.server.infer(sent)
                 self.num_frames += len(sent.kept)
-            accuracy = self.feedback.server.task.accuracy(results, self.truth)
+            accuracy = self.feedback.server.score(results, self.truth)
             self.tried[key] = accuracy - self.trade * self.application.share(sent, self.best), setting
         return self.tried[key][0]
 

@@ -56,7 +56,9 @@ class Gradient:
 
     def block_errors(self, x_NHWC: FloatArray, best_NHWC: FloatArray) -> npt.NDArray[np.float64]:
         """err per block, (R, C): G times the summed difference, averaged over elements."""
-        difference_HW = np.abs(x_NHWC - best_NHWC).sum(-1).mean(0)
+        # Elements first: a sum over three neighbouring numbers per pixel takes five times as long over all elements.
+        difference_NHWC = x_NHWC - best_NHWC
+        difference_HW = np.abs(difference_NHWC, out=difference_NHWC).mean(0).sum(-1)
         return self.mean_RC * _block_sum(difference_HW, self.block)
 
     def error(self, x_NHWC: FloatArray, best_NHWC: FloatArray) -> float:

@@ -133,6 +133,7 @@ class Interval:
         self._deliveries: dict[Hashable, Delivery] = {}
         self._results: dict[Hashable, list[Any]] = {}
         self._saliencies: dict[Hashable, Saliency] = {}
+        self._scores: dict[tuple[int, int], tuple[Any, Any, float]] = {}
 
     def deliver(self, knobs: Knobs, first: int = 0) -> Delivery:
         """This interval from element `first` on, sent with these knobs."""
@@ -162,6 +163,14 @@ class Interval:
                 return found
             self._saliencies[key] = found
         return self._saliencies[key]
+
+    def score(self, results: Sequence[Any], truth: Sequence[Any]) -> float:
+        """The task's accuracy of results against others."""
+        key = id(results), id(truth)
+        if key not in self._scores or not self._has_cache:
+            # The lists are kept with their score: an id is theirs only while they live.
+            self._scores[key] = results, truth, self.application.task.accuracy(results, truth)
+        return self._scores[key][2]
 
     @property
     def truth(self) -> list[Any]:
@@ -267,6 +276,10 @@ class Server:
             self._ledger.forwards += 1
             self._ledger.search_forwards += 1
         return self._interval.saliency(delivery)
+
+    def score(self, results: Sequence[Any], truth: Sequence[Any]) -> float:
+        """Accuracy of results that have been paid for against others."""
+        return self._interval.score(results, truth)
 
     def charge_backward(self) -> None:
         """Charge a backward pass that a controller makes itself, through networks of its own too."""
@@ -376,7 +389,7 @@ def _step(
             ledger.forwards += len(delivery.kept)
             ledger.search_forwards += len(delivery.kept)
     session.feedback_of, session.delivery, session.results = interval, delivery, results
-    accuracy = application.task.accuracy(results, truth)
+    accuracy = interval.score(results, truth)
     note = dict(getattr(controller, "note", {}) or {})
     return Record(t, knobs, accuracy, best.num_bytes, ledger, delivery.kept, len(interval.data), note)
 
