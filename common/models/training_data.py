@@ -51,6 +51,10 @@ class Mix:
         absent_rate: where a row leaves chunks out, the share of questions about the whole text; what the chunks shown do not say
             is answered with "unknown".
         instruction_rate: share of question rows that open with one of `INSTRUCTIONS`, as a chunk of its own.
+        noise_rate: share of question rows in which small words of the text and of the questions are dropped, added and
+            swapped, so that an unseen wording is nothing unusual.
+        compare_rate: share of batches whose contexts state one number of several subjects and whose questions compare them.
+        most_sentences: chunks of long batches are cut shorter where the text would have more sentences than this.
     """
 
     copy_rate: float
@@ -77,6 +81,9 @@ class Mix:
     long_chunks: tuple[int, int] = (9, 24)
     absent_rate: float = 0.0
     instruction_rate: float = 0.0
+    noise_rate: float = 0.0
+    compare_rate: float = 0.0
+    most_sentences: int = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +116,32 @@ INSTRUCTIONS = (
     "You are given documents. Respond to what is asked about them.",
 )
 """What may stand before the chunks. LLMSteer's two prompts are not among them: they are held out."""
+
+# Words that carry no fact by themselves: neither a name or value, nor a reference, nor a verb that tells attributes apart.
+_LOOSE = (
+    "is has in a of as for to was at and now by does do did what which who where how called been known main really this these "
+    "days have years any on out be it we that"
+)
+_LOOSE_WORDS = frozenset(_LOOSE.split())
+_ADDED = "now really is has been called as known these days of at a in any"
+_ADDED_WORDS = _ADDED.split()
+
+
+def reworded(draw: Draw, text: str) -> str:
+    """A text with one loose word in ten dropped, one in twenty swapped with its right neighbour, and as many added."""
+    kept: list[str] = []
+    for word in text.split(" "):
+        is_loose = word.lower() in _LOOSE_WORDS
+        if is_loose and draw.chance(0.1):
+            continue
+        if kept and kept[-1].lower() in _LOOSE_WORDS and word[-1].isalnum() and draw.chance(0.05):
+            kept.insert(len(kept) - 1, word)
+        else:
+            kept.append(word)
+        if is_loose and draw.chance(0.05):
+            kept.append(draw.one(_ADDED_WORDS))
+    return " ".join(kept)
+
 
 # Words that stand between a subject and a value in many sentences.
 _SMALL_WORDS = "is has in a the by of as for to was at and works lives likes makes"
@@ -197,9 +230,11 @@ def _layout(draw: Draw, mix: Mix) -> _Layout:
     is_lone = mix.lone_rate > 0.0 and draw.chance(mix.lone_rate)
     is_long = not is_lone and mix.long_rate > 0.0 and draw.chance(mix.long_rate)
     low, high = mix.long_chunks if is_long else mix.num_chunks
+    num_chunks = draw.integer(low, high + 1)
+    chunk_sentences = draw.integer(mix.chunk_sentences[0], mix.chunk_sentences[1] + 1)
     return _Layout(
-        draw.integer(low, high + 1),
-        draw.integer(mix.chunk_sentences[0], mix.chunk_sentences[1] + 1),
+        num_chunks,
+        max(1, min(chunk_sentences, mix.most_sentences // num_chunks)),
         mix.num_questions * 2 if is_long else mix.num_questions // 2 if is_lone else mix.num_questions,
         is_lone,
     )
@@ -232,6 +267,8 @@ def make_batch(encoder: Encoder, rng: np.random.Generator, mix: Mix, batch_token
             row, row_spans, row_families, context = _pair_row(encoder, draw, rng, mix, is_restated=True)
         elif point < mix.copy_rate + mix.pair_rate + mix.restate_rate + mix.roll_rate:
             row, row_spans, row_families, context = _roll_row(encoder, draw, mix)
+        elif point < mix.copy_rate + mix.pair_rate + mix.restate_rate + mix.roll_rate + mix.compare_rate:
+            row, row_spans, row_families, context = _compare_row(encoder, draw, mix)
         else:
             row, row_spans, row_families, context = _question_row(encoder, draw, mix, layout)
         if rows and max(longest, len(row)) * (len(rows) + 1) > batch_tokens:
@@ -365,6 +402,33 @@ def _roll_row(encoder: Encoder, draw: Draw, mix: Mix) -> _Row:
     return row, row_spans, families, context
 
 
+def _compare_row(encoder: Encoder, draw: Draw, mix: Mix) -> _Row:
+    writer = Writer(draw, "train", reference_rate=0.0, opener_rate=0.05)
+    kind, attribute = draw.one((("person", "age"), ("product", "price"), ("company", "sales")))
+    quarter = draw.one(words.QUARTERS) if attribute == "sales" else ""
+    for _ in range(draw.integer(2, 7)):
+        subject = writer.fresh(kind)
+        one_kind = kind_of_person(subject) if kind == "person" else kind
+        writer.state(one_kind, subject, attribute, writer.value_for(attribute), quarter)
+    chunk = tuple(writer.take())
+    thunks = Asker(draw, "train").all(read([chunk]))["comparison"]
+    if not thunks:  # two subjects with the same number
+        return _compare_row(encoder, draw, mix)
+    row = [encoder.bos, *encoder.text(chunk_text(chunk)), encoder.sep]
+    return _with_questions(encoder, row, [draw.one(thunks)() for _ in range(mix.num_questions)])
+
+
+def _with_questions(encoder: Encoder, context: list[int], questions: Sequence[Question]) -> _Row:
+    row = list(context)
+    row_spans: list[tuple[int, int]] = []
+    for question in questions:
+        row += [encoder.question, *encoder.text(question.text), encoder.answer]
+        start = len(row) - 1
+        row += [*encoder.text(question.answer), encoder.eos]
+        row_spans.append((start, len(row) - 1))
+    return row, row_spans, [question.family for question in questions], len(context)
+
+
 # Families whose questions a reader of some of the chunks can be asked: what the text says elsewhere is unknown to him.
 # (Answers of the others change with what is shown: an order, an overview, a sum.)
 _ABSENT_FAMILIES = (
@@ -455,16 +519,11 @@ def _question_row(encoder: Encoder, draw: Draw, mix: Mix, layout: _Layout) -> _R
     row = [encoder.bos]
     if mix.instruction_rate and draw.chance(mix.instruction_rate):
         row += [*encoder.text(draw.one(INSTRUCTIONS)), encoder.sep]
+    is_noisy = mix.noise_rate > 0.0 and draw.chance(mix.noise_rate)
     for chunk in chunks:
-        row += encoder.text(chunk_text(chunk))
+        text = chunk_text(chunk)
+        row += encoder.text(reworded(draw, text) if is_noisy else text)
         row.append(encoder.sep)
-    context = len(row)
-    row_spans: list[tuple[int, int]] = []
-    row_families: list[str] = []
-    for question in chosen:
-        row += [encoder.question, *encoder.text(question.text), encoder.answer]
-        start = len(row) - 1
-        row += [*encoder.text(question.answer), encoder.eos]
-        row_spans.append((start, len(row) - 1))
-        row_families.append(question.family)
-    return row, row_spans, row_families, context
+    if is_noisy:
+        chosen = [dataclasses.replace(question, text=reworded(draw, question.text)) for question in chosen]
+    return _with_questions(encoder, row, chosen)

@@ -6,7 +6,13 @@ test): what is held out is the wording, not the vocabulary.
 
 Slots: `{S}` the subject as a noun phrase ("Anna", "she", "the company"), `{P}` its possessive ("Anna's", "her"), `{V}` the
 value, `{Q}` a quarter ("the second quarter", "that quarter"), `{T}` a topic or a kind of thing, `{A}` `{B}` two compared names.
+
+The tables below are completed, at the end of this module, with the further training wordings of `more_wordings`.
 """
+
+from collections.abc import Mapping
+
+from common.data.synthetic import more_wordings
 
 Paraphrases = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -414,3 +420,25 @@ FILLERS: Paraphrases = (
 )
 
 UNKNOWN = "unknown"
+
+
+def _with_more(tables: dict[tuple[str, str], Paraphrases], more: Mapping[tuple[str, str], tuple[str, ...]]) -> None:
+    for key, patterns in more.items():
+        train, test = tables[key]
+        tables[key] = (_longer(train, patterns), test)
+
+
+def _longer(train: tuple[str, ...], patterns: tuple[str, ...]) -> tuple[str, ...]:
+    # In a fixed order and without doubles: the n-th wording is drawn for the same random number on every machine.
+    further = (text for pattern in patterns for text in more_wordings.expand(pattern))
+    return tuple(dict.fromkeys((*train, *further)))
+
+
+_with_more(STATEMENTS, more_wordings.STATEMENTS)
+_with_more(QUESTIONS, more_wordings.QUESTIONS)
+for _path, _styles in more_wordings.HOPS.items():
+    for _style, _patterns in _styles.items():
+        _train, _test = HOPS[_path][_style]
+        HOPS[_path][_style] = (_longer(_train, _patterns), _test)
+OPENERS = ((*OPENERS[0], *(f"{text} " for text in _longer((), more_wordings.OPENERS))), OPENERS[1])
+FILLERS = (_longer(FILLERS[0], more_wordings.FILLERS), FILLERS[1])

@@ -1,5 +1,6 @@
 """The generated questions: deterministic, answerable from their evidence, held out where they say so."""
 
+import hashlib
 import itertools
 import re
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.data.synthetic import FAMILIES, annotate, compose, generate
 from common.data.synthetic.families import Asker
+from common.data.synthetic.more_wordings import expand
 from common.data.synthetic.scenes import Draw, Reader, Sentence, chunk_text, read
 from common.data.synthetic.templates import HOPS, OPENERS, QUESTIONS, STATEMENTS, UNKNOWN
 from common.errors import ConfigError
@@ -169,6 +171,46 @@ def test_held_out_wordings_are_not_training_wordings():
                 for t in templates
             }
             assert question.text.lower() not in wordings
+
+
+def test_patterns_stand_for_every_choice_once():
+    assert expand("a [b|c|] d [e|f] .") == ("a b d e .", "a b d f .", "a c d e .", "a c d f .", "a d e .", "a d f .")
+    assert expand("{S} is [|]here") == ("{S} is here",)
+
+
+def test_held_out_items_are_those_of_the_first_release():
+    """More training wordings must not move a test item: results on them are compared over time."""
+    digest = hashlib.sha256()
+    for family in FAMILIES:
+        for item in generate(family, "test", 1000, 20):
+            digest.update(repr(item).encode())
+    assert digest.hexdigest()[:16] == "1c38d8f694d9b855"
+
+
+def test_wordings_have_the_slots_that_are_filled():
+    for (_, attribute), (train, test) in STATEMENTS.items():
+        slots = {frozenset(re.findall(r"{(\w)}", text)) - {"S", "P"} for text in test}
+        assert len(slots) == 1
+        for text in train:
+            assert frozenset(re.findall(r"{(\w)}", text)) - {"S", "P"} in slots, (attribute, text)
+            assert ("{S}" in text or "{P}" in text) or attribute == "topic"
+            assert "  " not in text
+            assert "[" not in text
+            # Only the subject is said again by a pronoun, so it must stand where "she" can stand.
+            assert (
+                not re.search(r"\b(by|of|behind|under|with|at) {S}", text)
+                or "million" in text
+                or attribute
+                in (
+                    "founder",
+                    "month",
+                )
+            ), text
+    for train, test in QUESTIONS.values():
+        slots = {frozenset(re.findall(r"{(\w)}", text)) - {"S", "P"} for text in test}
+        for text in train:
+            assert frozenset(re.findall(r"{(\w)}", text)) - {"S", "P"} in slots, text
+            assert text[-1] in "?."
 
 
 def test_every_word_of_a_held_out_wording_occurs_in_training():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -111,7 +112,14 @@ def test_unknown_is_the_answer_only_where_the_shown_chunks_do_not_say(encoder):
     """Oracle: look every single-fact question of the last stage up in the row's own text."""
     stage = training.SHAPES["small"].stages[-1]
     mix = dataclasses.replace(
-        stage.mix, roll_rate=0.0, copy_rate=0.0, lone_rate=1.0, reference_rate=0.0, absent_rate=0.7
+        stage.mix,
+        roll_rate=0.0,
+        copy_rate=0.0,
+        compare_rate=0.0,
+        noise_rate=0.0,
+        lone_rate=1.0,
+        reference_rate=0.0,
+        absent_rate=0.7,
     )
     tokenizer = encoder._tokenizer
     answered = unknown = 0
@@ -135,13 +143,76 @@ def test_unknown_is_the_answer_only_where_the_shown_chunks_do_not_say(encoder):
 
 
 def test_a_row_asks_nothing_twice(encoder):
-    mix = dataclasses.replace(training.SHAPES["small"].stages[-1].mix, roll_rate=0.0, copy_rate=0.0, absent_rate=0.0)
+    mix = dataclasses.replace(
+        training.SHAPES["small"].stages[-1].mix, roll_rate=0.0, copy_rate=0.0, compare_rate=0.0, absent_rate=0.0
+    )
     for step in range(4):
         batch = make_batch(encoder, for_component(3, "test", step), mix, 2048, 0.0)
         for ids, spans in zip(batch.ids_BT.tolist(), batch.spans, strict=True):
             starts = [max(i for i in range(start) if ids[i] == encoder.question) for start, _ in spans]
             asked = [tuple(ids[one:start]) for one, (start, _) in zip(starts, spans, strict=True)]
             assert len(asked) == len(set(asked))
+
+
+def test_comparisons_of_numbers_are_right(encoder):
+    """Oracle: read the two numbers off the sentences that name the two subjects."""
+    from common.data.synthetic import words
+    from common.data.synthetic.scenes import Draw
+
+    mix = training.SHAPES["small"].stages[-1].mix
+    assert mix.compare_rate > 0.0
+    names = {*words.WOMEN, *words.MEN, *words.PRODUCTS, *words.COMPANIES}
+    answers = []
+    for seed in range(20):
+        row, spans, families, context = training_data._compare_row(encoder, Draw(np.random.default_rng(seed)), mix)
+        assert set(families) == {"comparison"}
+        sentences = encoder._tokenizer.decode(row[1 : context - 1]).split(". ")
+        number = {}
+        for sentence in sentences:
+            found = re.findall(r"[A-Za-z]+|\d+", sentence)
+            number[next(word for word in found if word in names)] = int(next(w for w in found if w.isdigit()))
+        for start, end in spans:
+            first = max(i for i in range(start) if row[i] == encoder.question)
+            asked = [
+                w for w in re.findall(r"[A-Za-z]+", encoder._tokenizer.decode(row[first + 1 : start])) if w in names
+            ]
+            answer = encoder._tokenizer.decode(row[start + 1 : end]).strip()
+            assert len(asked) == 2
+            assert answer == max(asked, key=number.__getitem__)
+            answers.append(asked.index(answer))
+    # The larger one is as often named first as second.
+    assert 0.3 < np.mean(answers) < 0.7
+
+
+def test_rewording_moves_loose_words_only():
+    from common.data.synthetic.scenes import Draw
+
+    text = "Anna's hobby is chess. As we know, she is at work for Norvex in the town of Kelby."
+    loose = training_data._LOOSE_WORDS
+    fixed = [word for word in text.split() if word.lower() not in loose]
+    draw = Draw(np.random.default_rng(0))
+    versions = [training_data.reworded(draw, text) for _ in range(300)]
+    for version in versions:
+        kept = [word for word in version.split() if word.lower() not in loose]
+        assert kept == fixed
+    lengths = {len(version.split()) - len(text.split()) for version in versions}
+    assert min(lengths) < 0 < max(lengths)
+    assert any(version != text and sorted(version.split()) == sorted(text.split()) for version in versions)  # a swap
+
+
+def test_long_batches_stay_within_the_context(encoder):
+    from common.models.tokenizer import CONTEXT_TOKENS
+
+    stage = training.SHAPES["small"].stages[-1]
+    mix = dataclasses.replace(
+        stage.mix, long_rate=1.0, lone_rate=0.0, roll_rate=0.0, compare_rate=0.0, disorder_rate=0.0
+    )
+    lengths = []
+    for step in range(12):
+        batch = make_batch(encoder, for_component(4, "test", step), mix, stage.batch_tokens, 0.1)
+        lengths.append(batch.ids_BT.shape[1])
+    assert max(lengths) <= CONTEXT_TOKENS
+    assert max(lengths) > 900
 
 
 def test_a_later_stage_needs_weights_and_a_name(tmp_path):
