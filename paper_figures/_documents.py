@@ -86,8 +86,8 @@ def full_ledger_markdown(rows_by_paper: dict[str, list[ClaimRow]], scale: str = 
     lines = [
         "# The claim ledger, in full",
         "",
-        "Made by `python -m paper_figures --update-docs` from the committed runs; do not edit. One row per claim and setting, all",
-        f"at scale `{scale}`. What a verdict means: [claims.md](claims.md); how numbers are labelled: [results.md](results.md).",
+        "Made by `python -m paper_figures --update-docs` from the committed runs; do not edit. One row per claim and setting,",
+        f"all at scale `{scale}`. What a verdict means: [claims.md](claims.md); how numbers are labelled: [results.md](results.md).",
     ]
     for paper, rows in rows_by_paper.items():
         index = load_index(paper)
