@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from chameleonapi.decisions import DecisionSummary, NumericVariable, Span, TargetList, Threshold
 from chameleonapi.parser.parse import ParseReport, parse_application
-from common.experiment import Experiment, Paper
+from common.experiment import Experiment, Paper, check_in
 from common.registry import Registry
 
 if TYPE_CHECKING:
@@ -117,28 +117,14 @@ WORKLOADS: Registry[Any] = Registry("chameleonapi workload", ["chameleonapi.work
 EXPERIMENTS: Registry[type[Experiment]] = Registry("chameleonapi experiment", ["chameleonapi.experiments"])
 
 
-def _method_rules(name: str) -> None:
-    """See `chameleonapi.contract.check_method`."""
-    from chameleonapi.contract import check_method
-
-    check_method(name)
-
-
-def _workload_rules(name: str) -> None:
-    """See `chameleonapi.contract.check_workload`."""
-    from chameleonapi.contract import check_workload
-
-    check_workload(name)
-
-
 PAPER = Paper(
     name="chameleonapi",
     title="ChameleonAPI: Automatic and Efficient Customization of Neural Networks for ML Applications (OSDI 2024)",
     methods=METHODS,
     workloads=WORKLOADS,
     experiments=EXPERIMENTS,
-    method_contract=(_method_rules,),
-    workload_contract=(_workload_rules,),
+    method_contract=(check_in("chameleonapi.contract", "check_method"),),
+    workload_contract=(check_in("chameleonapi.contract", "check_workload"),),
 )
 
 _LAZY = {  # these import torch, which reading an application does not need

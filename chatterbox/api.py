@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from common.errors import ConfigError
-from common.experiment import Experiment, Paper
+from common.experiment import Experiment, Paper, check_in
 from common.net.driver import TcpOptions
 from common.net.link import LinkSpec
 from common.registry import Registry
@@ -135,26 +135,12 @@ WORKLOADS: Registry[Any] = Registry("chatterbox workload", ["chatterbox.workload
 EXPERIMENTS: Registry[type[Experiment]] = Registry("chatterbox experiment", ["chatterbox.experiments"])
 
 
-def _method_rules(name: str) -> None:
-    """See `chatterbox.contract.check_method`."""
-    from chatterbox.contract import check_method
-
-    check_method(name)
-
-
-def _workload_rules(name: str) -> None:
-    """See `chatterbox.contract.check_workload`."""
-    from chatterbox.contract import check_workload
-
-    check_workload(name)
-
-
 PAPER = Paper(
     name="chatterbox",
     title="Chatterbox / Eloquent: Robust Transport for LLM Token Streaming (NAIC 2024)",
     methods=METHODS,
     workloads=WORKLOADS,
     experiments=EXPERIMENTS,
-    method_contract=(_method_rules,),
-    workload_contract=(_workload_rules,),
+    method_contract=(check_in("chatterbox.contract", "check_method"),),
+    workload_contract=(check_in("chatterbox.contract", "check_workload"),),
 )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, CorruptBitstream
-from common.experiment import Experiment, Paper
+from common.experiment import Experiment, Paper, check_in
 from common.registry import Registry
 
 if TYPE_CHECKING:
@@ -215,28 +215,14 @@ WORKLOADS: Registry[Any] = Registry("grace workload", ["grace.workloads"])
 EXPERIMENTS: Registry[type[Experiment]] = Registry("grace experiment", ["grace.experiments"])
 
 
-def _method_rules(name: str) -> None:
-    """See `grace.contract.check_method`."""
-    from grace.contract import check_method
-
-    check_method(name)
-
-
-def _workload_rules(name: str) -> None:
-    """See `grace.contract.check_workload`."""
-    from grace.contract import check_workload
-
-    check_workload(name)
-
-
 PAPER = Paper(
     name="grace",
     title="GRACE: Loss-Resilient Real-Time Video through Neural Codecs (NSDI 2024)",
     methods=METHODS,
     workloads=WORKLOADS,
     experiments=EXPERIMENTS,
-    method_contract=(_method_rules,),
-    workload_contract=(_workload_rules,),
+    method_contract=(check_in("grace.contract", "check_method"),),
+    workload_contract=(check_in("grace.contract", "check_workload"),),
 )
 
 

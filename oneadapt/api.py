@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import ConfigError
-from common.experiment import Experiment, Paper
+from common.experiment import Experiment, Paper, check_in
 from common.registry import Registry
 
 if TYPE_CHECKING:
@@ -223,20 +223,6 @@ WORKLOADS: Registry[Any] = Registry("oneadapt workload", ["oneadapt.workloads"])
 EXPERIMENTS: Registry[type[Experiment]] = Registry("oneadapt experiment", ["oneadapt.experiments"])
 
 
-def _method_rules(name: str) -> None:
-    """See `oneadapt.contract.check_method`."""
-    from oneadapt.contract import check_method
-
-    check_method(name)
-
-
-def _workload_rules(name: str) -> None:
-    """See `oneadapt.contract.check_workload`."""
-    from oneadapt.contract import check_workload
-
-    check_workload(name)
-
-
 def check_values(name: str, values: Sequence[Any]) -> None:
     """Raise ConfigError unless a knob's values are at least two different ones."""
     if len(values) < 2 or len(set(values)) != len(values):
@@ -249,6 +235,6 @@ PAPER = Paper(
     methods=METHODS,
     workloads=WORKLOADS,
     experiments=EXPERIMENTS,
-    method_contract=(_method_rules,),
-    workload_contract=(_workload_rules,),
+    method_contract=(check_in("oneadapt.contract", "check_method"),),
+    workload_contract=(check_in("oneadapt.contract", "check_workload"),),
 )
