@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--update-docs",
         action="store_true",
-        help="only rewrite README.md's ledger, docs/LEDGER.md and docs/INDEX.md from the published runs (--check: are they current?)",
+        help="only rewrite README.md's ledger, docs/LEDGER.md and docs/INDEX.md (--check: are they current?)",
     )
     try:
         options = parser.parse_args(arguments)

@@ -87,7 +87,7 @@ def full_ledger_markdown(rows_by_paper: dict[str, list[ClaimRow]], scale: str = 
         "# The claim ledger, in full",
         "",
         "Made by `python -m paper_figures --update-docs` from the committed runs; do not edit. One row per claim and setting,",
-        f"all at scale `{scale}`. What a verdict means: [claims.md](claims.md); how numbers are labelled: [results.md](results.md).",
+        f"all at scale `{scale}`. Verdicts: [claims.md](claims.md); how numbers are labelled: [results.md](results.md).",
     ]
     for paper, rows in rows_by_paper.items():
         index = load_index(paper)
