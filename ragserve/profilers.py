@@ -441,6 +441,36 @@ def _temperature(model: Any, features: Any, gold: Sequence[Any], classes: Sequen
     return best
 
 
+def _features(num_questions: int, seed: int, text: str, metadata: str) -> Any:
+    return trained_heads(num_questions, seed).vectorise([f"{mask_names(text)} | {metadata}"])
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _from_heads(num_questions: int, seed: int, text: str, metadata: str) -> Profile:
+    """What the heads say of a question: asked once, however many methods and rates serve it."""
+    heads = trained_heads(num_questions, seed)
+    features = _features(num_questions, seed, text, metadata)
+    picked: dict[str, Any] = {}
+    confidence = 1.0
+    for field in _HEADS:
+        probability = heads.probabilities(features, field)[0]
+        place = int(probability.argmax())
+        picked[field] = heads.heads[field][0][place]
+        covered = [_covers(field, picked[field], other) for other in heads.heads[field][0]]
+        confidence = min(confidence, float(probability[covered].sum()))
+    low, high = (int(part) for part in str(picked["summary_range"]).split(","))
+    # Tokens that an LLM would have been sent: instruction, database line, question; about 1.3 a word.
+    tokens = int(1.3 * (len(_INSTRUCTION.split()) + len(text.split()) + 12)) + 30
+    return Profile(
+        bool(picked["is_complex"]),
+        bool(picked["needs_joint"]),
+        int(picked["pieces"]),
+        (low, high),
+        confidence,
+        tokens=tokens,
+    )
+
+
 # DEVIATION ragserve-4: the default profiler is a classifier, not GPT-4o; its latency is an assumption.
 @PROFILERS.add("embedded")
 @dataclasses.dataclass
@@ -465,7 +495,6 @@ class EmbeddedProfiler:
     _examples: collections.deque[tuple[Any, Profile]] = dataclasses.field(
         default_factory=lambda: collections.deque(maxlen=NUM_FEEDBACK), init=False, repr=False
     )
-    _seen: dict[tuple[str, str], Profile] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_questions < 40 or self.latency_s < 0 or not 0 < self.similarity <= 1:
@@ -476,44 +505,17 @@ class EmbeddedProfiler:
 
     def profile(self, query: Query, corpus: Corpus) -> Profile:
         """See `Profiler.profile`."""
-        key = (query.text, corpus.metadata)
-        features = None
         if self._examples:
             features = self._features(query, corpus)
             scored = [(float((features @ other.T).sum()), profile) for other, profile in self._examples]
             nearest, golden = max(scored, key=lambda pair: pair[0])
             if nearest >= self.similarity:
                 return dataclasses.replace(golden, confidence=min(1.0, nearest), latency_s=self.latency_s)
-        if key not in self._seen:
-            self._seen[key] = self._from_heads(self._features(query, corpus) if features is None else features, query)
-        return self._seen[key]
+        said = _from_heads(self.num_questions, self.seed, query.text, corpus.metadata)
+        return dataclasses.replace(said, latency_s=self.latency_s)
 
     def _features(self, query: Query, corpus: Corpus) -> Any:
-        heads = trained_heads(self.num_questions, self.seed)
-        return heads.vectorise([f"{mask_names(query.text)} | {corpus.metadata}"])
-
-    def _from_heads(self, features: Any, query: Query) -> Profile:
-        heads = trained_heads(self.num_questions, self.seed)
-        picked: dict[str, Any] = {}
-        confidence = 1.0
-        for field in _HEADS:
-            probability = heads.probabilities(features, field)[0]
-            place = int(probability.argmax())
-            picked[field] = heads.heads[field][0][place]
-            covered = [_covers(field, picked[field], other) for other in heads.heads[field][0]]
-            confidence = min(confidence, float(probability[covered].sum()))
-        low, high = (int(part) for part in str(picked["summary_range"]).split(","))
-        # Tokens that an LLM would have been sent: instruction, database line, question; about 1.3 a word.
-        tokens = int(1.3 * (len(_INSTRUCTION.split()) + len(query.text.split()) + 12)) + 30
-        return Profile(
-            bool(picked["is_complex"]),
-            bool(picked["needs_joint"]),
-            int(picked["pieces"]),
-            (low, high),
-            confidence,
-            self.latency_s,
-            tokens,
-        )
+        return _features(self.num_questions, self.seed, query.text, corpus.metadata)
 
     def learn(self, query: Query, corpus: Corpus, golden: Profile) -> None:
         """Keep the example; see the class."""

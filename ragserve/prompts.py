@@ -9,6 +9,7 @@ map_rerank of the LangChain flavour these ask for an answer and a line `Score: <
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -63,15 +64,20 @@ class Prompts:
     _chunks: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     _questions: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def has_markers(self) -> bool:
         """Whether this is one of the bundled models' tokenizers."""
         return prompt_format.has_markers(self.tokenizer)
 
-    @property
+    @functools.cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """The end token."""
         return (prompt_format.eos_id(self.tokenizer),)
+
+    @functools.cached_property
+    def _opening(self) -> tuple[int, ...]:
+        opening = prompt_format.bos_id(self.tokenizer)
+        return () if opening is None else (opening,)
 
     def chunk_ids(self, text: str) -> tuple[int, ...]:
         """Ids of a chunk with its separator; the same wherever it stands."""
@@ -85,8 +91,7 @@ class Prompts:
         return self._questions[text]
 
     def _prompt(self, chunks: Sequence[str], question: str) -> tuple[int, ...]:
-        opening = prompt_format.bos_id(self.tokenizer)
-        ids = [] if opening is None else [opening]
+        ids = list(self._opening)
         for chunk in chunks:
             ids += self.chunk_ids(chunk)
         return (*ids, *self._question_ids(question))

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.cache import ArtefactCache
 from common.errors import ConfigError
 from common.models.loading import LoadedModel
@@ -75,7 +77,7 @@ class AsIfLonger:
     def submit(self, call: Call) -> Handle:
         """See `Engine.submit`."""
         self._call = call
-        ids = tuple(token for token in call.prompt_ids for _ in range(self._factor))
+        ids = tuple(np.repeat(call.prompt_ids, self._factor).tolist())
         longer = dataclasses.replace(call, prompt_ids=ids, prefix_tokens=call.prefix_tokens * self._factor)
         handle = Handle(call)
 
@@ -193,7 +195,7 @@ def server(
     if name == THIS_MACHINE:
         folder = cache.get_or_make(
             "ragserve-calibration",
-            {"model": loaded.fingerprint, "machine": machine, "version": 1},
+            {"model": loaded.fingerprint, "machine": machine, "version": 2},
             lambda path: _calibrate(loaded, cpu_clock, machine, path),
         )
         cost, _ = load_calibration(folder / "calibration.json")
