@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("--out", type=Path, required=True, help="video to write, .mp4 or .mkv")
     call.add_argument("--methods", nargs="+", default=["grace", "fec_adaptive", "salsify"])
     call.add_argument("--seconds", type=float, default=4.0)
-    call.add_argument("--size", type=int, default=128, help="height and width of the pictures")
-    call.add_argument("--rate-scale", type=float, default=0.12, help="factor on the trace's rates")
+    call.add_argument("--size", type=int, default=256, help="height and width of the pictures")
+    call.add_argument("--rate-scale", type=float, default=0.3, help="factor on the trace's rates")
     call.add_argument("--delay-s", type=float, default=0.1, help="one-way propagation delay")
     call.add_argument("--loss", type=float, default=0.0, help="random packet loss on top of the queue's")
     call.add_argument("--controller", default="gcc")
@@ -101,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
 def _call(options: argparse.Namespace) -> None:
     from common.rng import for_component
     from grace.api import METHODS
-    from grace.experiments_session import call, link_of, loss_model
-    from grace.session import PAPER_TIMES, frame_delays, percentile, source_index
+    from grace.experiments_session import call, link_of, loss_model, paper_times
+    from grace.session import frame_delays, percentile, source_index
     from grace.traces import generated_rate, recorded_rate
     from grace.workloads import FPS
 
@@ -118,7 +118,8 @@ def _call(options: argparse.Namespace) -> None:
     columns = []
     for name in options.methods:
         method = METHODS.create(name)
-        record = call(options.driver, link, method, clip, options.controller, 400, 4, num_frames, PAPER_TIMES)
+        times = paper_times(method)
+        record = call(options.driver, link, method, clip, options.controller, 600, 4, num_frames, times)
         delays = frame_delays(record)
         label = METHODS.style(name).label
         columns.append(_column(record, clip, label))

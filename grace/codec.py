@@ -93,6 +93,10 @@ class NeuralCodec:
         device: str = "cpu",
     ) -> None:
         self.network = network.to(device).eval()
+        for part in self.network.children():
+            # On a CPU transposed convolutions are three to four times as fast with their channels last.
+            if any(isinstance(layer, torch.nn.ConvTranspose2d) and layer.stride == (2, 2) for layer in part.modules()):
+                part.to(memory_format=torch.channels_last)
         for parameter in self.network.parameters():
             parameter.requires_grad_(False)
         self.num_levels = int(network.num_levels)

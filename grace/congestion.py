@@ -46,7 +46,8 @@ class Gcc:
 
     Delay part: packets sent within 5 ms form a group; the trend of the accumulated delay variation of the last 20 groups against
     an adaptive threshold says overuse (rate to 0.85 of what arrives), underuse (hold) or normal (multiplicative increase of 8 %
-    a second, additive near the rate of the last decrease). Loss part: every second, above 10 % loss p the rate is cut by p / 2,
+    a second; near the rate of the last decrease additive, half a packet a response time and at least 1000 bit/s a report, as the
+    draft says in its section 5.5). Loss part: every second, above 10 % loss p the rate is cut by p / 2,
     below 2 % it grows by 5 %.
 
     Args:
@@ -79,6 +80,7 @@ class Gcc:
         self._received: collections.deque[tuple[float, int]] = collections.deque()
         self._last_update: float | None = None
         self._converged_bps: float | None = None
+        self._rtt_s = 0.2
         self._losses = [0, 0]
         self._loss_since: float | None = None
         self.state = "normal"
@@ -101,6 +103,7 @@ class Gcc:
                 self._losses[0] += 1
                 continue
             self._received.append((arrival.arrival_s, arrival.num_bytes))
+            self._rtt_s = max(0.0, now - arrival.sent_s)
             self._add(arrival.sent_s, arrival.arrival_s)
         newest = self._received[-1][0] if self._received else now
         while self._received and self._received[0][0] < newest - 0.5:
@@ -166,7 +169,10 @@ class Gcc:
             near = self._converged_bps is not None and abs(arriving - self._converged_bps) < 0.15 * self._converged_bps
             grown = self.delay_bps * 1.08**elapsed
             if near:
-                grown = self.delay_bps + max(1000.0, 0.04 * self.delay_bps) * elapsed
+                frame_bits = self.delay_bps / 30
+                packet_bits = frame_bits / math.ceil(frame_bits / (1200 * 8))
+                share = 0.5 * min(1.0, elapsed / (0.1 + self._rtt_s))
+                grown = self.delay_bps + max(1000.0, share * packet_bits)
             # No growth beyond half as much again as what arrives: an idle sender learns nothing about the network. A sender whose
             # frames fell short is not cut for it.
             self.delay_bps = min(grown, max(self.delay_bps, 1.5 * arriving + 10e3))

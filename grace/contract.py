@@ -11,7 +11,7 @@ from common.errors import DataUnavailable
 from grace.api import METHODS, WORKLOADS, Report, StreamInfo
 from grace.clips import ClipStyle, bundled_photos, make_clip
 
-_SIDE = 128  # x265 itself is not deterministic at 64 pixels
+_SIDE = 128
 _FRAMES = 4
 _TARGET_BYTES = 1500.0
 

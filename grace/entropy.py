@@ -217,9 +217,16 @@ def _expected_units() -> NDArray[np.int64]:
 
 def _blurred(grid: NDArray[np.int64]) -> NDArray[np.int64]:
     """Filtered with 1 2 1 / 2 4 2 / 1 2 1, edges repeated."""
-    padded = np.pad(grid, 1, mode="edge")
-    rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
-    result: NDArray[np.int64] = rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]
+    rows = 2 * grid
+    rows[1:] += grid[:-1]
+    rows[:-1] += grid[1:]
+    rows[0] += grid[0]
+    rows[-1] += grid[-1]
+    result: NDArray[np.int64] = 2 * rows
+    result[:, 1:] += rows[:, :-1]
+    result[:, :-1] += rows[:, 1:]
+    result[:, 0] += rows[:, 0]
+    result[:, -1] += rows[:, -1]
     return result
 
 
@@ -228,8 +235,11 @@ def _group_elements(plane: Plane, element_P: NDArray[np.int64]) -> list[NDArray[
     group_of_channel = np.empty(plane.channels, np.int64)
     for number, channels in enumerate(plane.groups):
         group_of_channel[list(channels)] = number
-    group = group_of_channel[element_P // (plane.height * plane.width)]
-    return [np.flatnonzero(group == number) for number in range(len(plane.groups))]
+    found = dict(_runs(group_of_channel[element_P // (plane.height * plane.width)]))
+    return [found.get(number, _NOTHING) for number in range(len(plane.groups))]
+
+
+_NOTHING: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 def _difference_parts(
@@ -345,10 +355,15 @@ def _plan(plane: Plane, element_P: NDArray[np.int64], scales_C: NDArray[np.int64
 
 
 def _runs(table: NDArray[np.int64]) -> list[tuple[int, NDArray[np.int64]]]:
-    """Elements by table, tables ascending: one call of the coder each."""
-    order = np.argsort(table, kind="stable")
-    numbers, starts = np.unique(table[order], return_index=True)
-    return [(int(number), part) for number, part in zip(numbers, np.split(order, starts[1:]), strict=True)]
+    """Places of each number of 0 .. 255, numbers ascending, places ascending: one call of the coder each."""
+    counts = np.bincount(table)
+    # Bytes are sorted by counting, four times as fast as 64-bit integers.
+    order = np.argsort(table.astype(np.uint8), kind="stable")
+    runs, end = [], 0
+    for number in np.flatnonzero(counts).tolist():
+        start, end = end, end + int(counts[number])
+        runs.append((number, order[start:end]))
+    return runs
 
 
 def ideal_bits(

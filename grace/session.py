@@ -47,6 +47,8 @@ class CodecTimes:
 
 PAPER_TIMES = CodecTimes(1 / 31, 1 / 51)
 """720p on an A40, as the paper reports (paper?)."""
+NO_TIMES = CodecTimes(0.0, 0.0)
+"""What classic codecs get beside `PAPER_TIMES`: none at all, in their favour; the sheet has no times of theirs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,6 +343,13 @@ class Session:
             self._receiving.report_bytes,
             tuple(self._sending.targets_bps),
         )
+
+
+def with_times(record: SessionRecord, times: CodecTimes, other: CodecTimes) -> SessionRecord:
+    """The record of a call with codec times `times` as it were with `other`: constant times shift every frame alike."""
+    shift_s = other.encode_s + other.decode_s - times.encode_s - times.decode_s
+    frames = tuple(dataclasses.replace(frame, shown_s=frame.shown_s + shift_s) for frame in record.frames)
+    return dataclasses.replace(record, frames=frames)
 
 
 def frame_delays(record: SessionRecord) -> np.ndarray:

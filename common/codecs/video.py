@@ -35,6 +35,7 @@ QP_RANGES = {"h264": (1, 51), "h265": (1, 51), "vp9": (1, 63)}  # 0 is x264's lo
 SMALLEST_SIDE, LARGEST_SIDE = 16, 8192
 
 _LIBRARIES = {"h264": "libx264", "h265": "libx265", "vp9": "libvpx-vp9"}
+_LARGEST_CTU = 64
 _EXACT = {
     "h264": {
         "aq-mode": "1",
@@ -205,7 +206,7 @@ class Encoder:
         context.thread_count = 1  # more threads give other bytes
         if self.settings.bitrate_bps is not None:
             context.bit_rate = round(self.settings.bitrate_bps)
-        context.options = self.settings.library_options()
+        context.options = self._library_settings().library_options()
         try:
             context.open()
         except av.error.FFmpegError as error:
@@ -216,6 +217,13 @@ class Encoder:
         self._template: RegionTemplate | None = None
         self._count = 0
         self._finished = False
+
+    def _library_settings(self) -> EncoderSettings:
+        """Our settings, with several coding tree units in a row: else x265's P-frames differ from run to run (16 pixels still do)."""
+        if self.settings.codec != "h265" or self._coded_width > _LARGEST_CTU or "ctu" in self.settings.params:
+            return self.settings
+        side = "32" if self._coded_width > 32 else "16"
+        return dataclasses.replace(self.settings, params={**self.settings.params, "ctu": side})
 
     def encode(
         self, frame: np.ndarray, *, qp: int | None = None, qp_map: Any = None, keyframe: bool = False

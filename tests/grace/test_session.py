@@ -11,9 +11,10 @@ from common.net.loop import LoopNetwork
 from common.net.rate import ConstantRate
 from grace.api import METHODS, WIRE_HEADER_BYTES, StreamInfo
 from grace.congestion import Arrival, Gcc, SalsifyControl, make_controller
-from grace.experiments_session import loss_model
+from grace.experiments_session import loss_model, paper_times
 from grace.methods import FecAdaptive, Nack, Salsify
 from grace.session import (
+    PAPER_TIMES,
     CodecTimes,
     FrameRecord,
     Session,
@@ -25,6 +26,7 @@ from grace.session import (
     source_index,
     stall_gaps,
     stall_ratio,
+    with_times,
 )
 from grace.traces import generated_rate, step_drop
 
@@ -108,6 +110,15 @@ def test_metrics_by_hand():
     assert stall_ratio(_record([0.1] * 10 + [np.inf] * 40)) > 0.7
 
 
+def test_other_codec_times_shift_every_frame():
+    record = with_times(_record([0.1, 0.3, np.inf]), CodecTimes(0.02, 0.01), CodecTimes(0.1, 0.05))
+    assert frame_delays(record).tolist() == [pytest.approx(0.22), pytest.approx(0.42), np.inf]
+    assert not_rendered_share(record) == pytest.approx(2 / 3)
+    # The paper gives times of its own codec alone: baselines take none, in their favour.
+    assert paper_times(METHODS.create("grace")) == PAPER_TIMES
+    assert paper_times(METHODS.create("fec_adaptive")) == paper_times(METHODS.create("svc_fec")) == CodecTimes(0, 0)
+
+
 def test_clips_are_played_to_and_fro():
     assert [source_index(n, 4) for n in range(8)] == [0, 1, 2, 3, 2, 1, 0, 1]
 
@@ -144,6 +155,15 @@ def test_gcc_backs_off_when_the_delay_ramps_up():
     for at in range(0, 200, 10):
         gcc.on_feedback(at * 0.014, sent[at : at + 10])
     assert gcc.target_bps < 0.86 * 8000 / 0.014 * 1.05
+
+
+def test_gcc_grows_by_a_thousand_bits_a_report_near_its_last_decrease():
+    gcc = Gcc(80e3)
+    gcc._converged_bps = 80e3
+    for step in range(25):  # a second; 400 bytes every 40 ms are 80 kbit/s, of which 1 / 30 s is a third of a packet
+        gcc.on_feedback(step * 0.04 + 0.2, [Arrival(step * 0.04, step * 0.04 + 0.1, 400)])
+    # The draft's increase, max(1000, 0.5 * 0.04 / 0.3 * 2667) = 1000 bits, 24 times; 8 % a second would be 86 kbit/s.
+    assert gcc.delay_bps == pytest.approx(80e3 + 24 * 1000, rel=0.03)
 
 
 def test_gcc_halves_the_loss_share_and_can_ignore_it():

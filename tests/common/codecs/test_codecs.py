@@ -306,3 +306,12 @@ def test_importing_is_cheap():
     code = "import sys, common.codecs; print([m for m in ('av', 'cv2', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_x265_repeats_itself_in_pictures_one_block_wide(width):
+    frames = moving(6, height=64, width=width)
+    rng = np.random.default_rng(1)
+    frames = np.clip(frames + rng.normal(0, 3, frames.shape), 0, 255).astype(np.uint8)
+    streams = {tuple(packet.data for packet in encode(frames, "h265", qp=30).packets) for _ in range(8)}
+    assert len(streams) == 1
