@@ -35,6 +35,7 @@ TABLE_1: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "finsec": ((4000, 10000), (20, 40)),
     "qmsum": ((4000, 12000), (20, 60)),
 }
+CLOCKS = ("cpu", "wall")
 PAPER_RATE = 2.0
 """Queries per second ("average rate of 2"; the unit is not printed, read as per second)."""
 
@@ -43,6 +44,26 @@ def _loaded(run: Run) -> LoadedModel:
     loaded = load(ModelSpec.from_settings(run.model))
     run.note_input("model", loaded.fingerprint)
     return loaded
+
+
+def _clock_of(name: str, loaded: LoadedModel) -> Callable[[], float]:
+    """The clock "cpu" or "wall" of a knob.
+
+    Raises:
+        ConfigError: CPU time for a model on a GPU.
+    """
+    if name == "wall":
+        return time.monotonic
+    if loaded.device.type != "cpu":
+        raise ConfigError(
+            f"clock='cpu' counts this process's CPU time, which says nothing of {loaded.device}; use clock=wall."
+        )
+    return time.process_time
+
+
+def _check_clock(name: str) -> None:
+    if name not in CLOCKS:
+        raise ConfigError(f"clock={name!r} is not one of {', '.join(CLOCKS)}.")
 
 
 def _kind(batch: Batch) -> str:
@@ -61,6 +82,7 @@ class EngineCalibration:
         repeats: timed repeats of each batch, of which the fastest counts, >= 7.
         rounds: over how many rounds through the grid they are spread.
         every: keep every so many-th batch of the grid.
+        clock: "cpu" counts this process's work; "wall" for a GPU, or a machine that does nothing else.
     """
 
     pool_tokens: int = 16384
@@ -68,6 +90,10 @@ class EngineCalibration:
     repeats: int = 15
     rounds: int = 5
     every: int = 1
+    clock: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _check_clock(self.clock)
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per batch: iteration_time (measured), held_out_time (modelled), held_out_error; factors say what is in it."""
@@ -76,13 +102,14 @@ class EngineCalibration:
         with exclusive(threads=1):
             report = calibrate(
                 loaded,
-                time.process_time,
+                _clock_of(self.clock, loaded),
                 {},
                 pool_tokens=self.pool_tokens,
                 max_batch_tokens=self.max_batch_tokens,
                 repeats=self.repeats,
                 rounds=self.rounds,
                 batches=chosen,
+                clock_name="CPU time of one thread" if self.clock == "cpu" else f"wall time on {loaded.device}",
             )
         points = []
         for point in report["points"]:
@@ -150,6 +177,33 @@ def build_trace(
     return queries
 
 
+def random_trace(
+    vocabulary: int, rng: np.random.Generator, n: int, max_chunks: int, summary: int, chunk_tokens: int
+) -> list[TracedQuery]:
+    """As `build_trace`, of random tokens, for models whose weights are random: time does not depend on what is said.
+
+    Args:
+        vocabulary: token ids are below this.
+        rng: draws tokens, and how many chunks each query has.
+        n, max_chunks, summary: see `build_trace`.
+        chunk_tokens: of each chunk; questions have 24 tokens and answers up to 40 (the paper's Table 1: 5 to 60).
+    """
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(int(token) for token in rng.integers(0, vocabulary, count))
+
+    queries = []
+    for index in range(n):
+        shape, question = _SHAPES[index % len(_SHAPES)], draw(24)
+        chunks = [draw(chunk_tokens) for _ in range(int(rng.integers(1, max_chunks + 1)))]
+        parts = [tuple(token for chunk in chunks for token in chunk)] if shape == "stuff" else chunks
+        # Nothing ends an answer but its cap, so the caps are drawn as answers' lengths are.
+        most = summary if shape == "map_reduce" else int(rng.integers(5, 41))
+        calls = tuple(Call((*part, *question), most, f"{index}/{number}") for number, part in enumerate(parts))
+        queries.append(TracedQuery(calls, shape == "map_reduce", question))
+    return queries
+
+
 def replay(
     engine: Engine, trace: Sequence[TracedQuery], arrivals_s: Sequence[float]
 ) -> tuple[list[float], dict[Call, Answer]]:
@@ -212,6 +266,7 @@ class EngineReplay:
         pools: KV pools in tokens, ample and scarce.
         max_batch_tokens: of both engines.
         max_chunks, summary_tokens: of the queries; see `build_trace`.
+        chunk_tokens: of a chunk, where the model has no tokenizer (random weights of a paper's shape); see `random_trace`.
         repeats: replays of each trace at each load; of a query's delays the median counts.
         clock: "cpu" counts this process's work, "wall" is for a machine that does nothing else.
         calibration_every: keep every so many-th batch of the calibration grid.
@@ -223,17 +278,20 @@ class EngineReplay:
     max_batch_tokens: int = 512
     max_chunks: int = 6
     summary_tokens: int = 12
+    chunk_tokens: int = 64
     repeats: int = 3
     clock: str = "cpu"
     calibration_every: int = 1
 
     def __post_init__(self) -> None:
-        if self.clock not in ("cpu", "wall"):
-            raise ValueError(f"clock={self.clock!r} must be cpu or wall")
+        _check_clock(self.clock)
         if not self.loads or not self.pools or min(self.loads) <= 0:
-            raise ValueError("loads and pools need at least one value, loads above 0")
-        if self.repeats < 1:
-            raise ValueError(f"repeats={self.repeats} must be at least 1")
+            raise ConfigError(f"loads={self.loads} and pools={self.pools} need at least one value each, loads above 0.")
+        if min(self.repeats, self.chunk_tokens, self.num_queries, self.max_chunks, self.summary_tokens) < 1:
+            raise ConfigError(
+                f"repeats={self.repeats}, chunk_tokens={self.chunk_tokens}, num_queries={self.num_queries}, max_chunks="
+                f"{self.max_chunks} and summary_tokens={self.summary_tokens} must be at least 1."
+            )
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per trace, pool and load: mean_delay and p95_delay of both engines, mean_delay_error, repeat_spread, same_answers; per
@@ -265,17 +323,24 @@ class EngineReplay:
         batches = grid(self.max_batch_tokens, int(loaded.config.max_position_embeddings))[:: self.calibration_every]
         each = -(-MIN_REPEATS // (self.repeats + 1))
         with self._real(loaded, 24576) as engine:
-            return time_batches(engine, batches, time.process_time, each)
+            return time_batches(engine, batches, _clock_of(self.clock, loaded), each)
 
     def _real(self, loaded: LoadedModel, pool: int) -> TransformersEngine:
-        clock: Callable[[], float] = time.process_time if self.clock == "cpu" else time.monotonic
+        clock = _clock_of(self.clock, loaded)
         sleep = None if self.clock == "cpu" else time.sleep
         return TransformersEngine(
             loaded, clock, sleep, pool_tokens=pool, max_batch_tokens=self.max_batch_tokens, max_seqs=64
         )
 
     def _prepare(self, run: Run, key: str, loaded: LoadedModel, pool: int) -> "_Replays":
-        trace = build_trace(loaded, run.rng("trace", key), self.num_queries, self.max_chunks, self.summary_tokens)
+        rng = run.rng("trace", key)
+        if loaded.tokenizer is None:
+            vocabulary = int(loaded.config.vocab_size)
+            trace = random_trace(
+                vocabulary, rng, self.num_queries, self.max_chunks, self.summary_tokens, self.chunk_tokens
+            )
+        else:
+            trace = build_trace(loaded, rng, self.num_queries, self.max_chunks, self.summary_tokens)
         gaps = run.rng("arrivals", key).exponential(1.0, len(trace))
         with self._real(loaded, pool) as engine:
             delays, first = replay(engine, trace, [0.0] * len(trace))
@@ -359,7 +424,9 @@ class SimulatorSpeed:
 
     def __post_init__(self) -> None:
         if self.repeats < 1 or self.num_queries < 1 or self.rate <= 0:
-            raise ValueError("repeats and num_queries must be at least 1, rate above 0")
+            raise ConfigError(
+                f"repeats={self.repeats} and num_queries={self.num_queries} must be at least 1, rate={self.rate} above 0."
+            )
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per stream, dataset of Table 1 and way of advancing: iterations_per_s, times_real_time; offered_load."""

@@ -99,10 +99,14 @@ class Fit:
 
 
 def grid(max_batch_tokens: int, context_tokens: int, num_decode: Sequence[int] = (1, 2, 4, 8, 16)) -> list[Batch]:
-    """The default grid: prompts (new x past), decodes (sequences x context), both together, and several prompts at once."""
+    """The default grid: prompts (new x past), decodes (sequences x context), both together, and several prompts at once.
+
+    Engines of large models (budgets of 2,048 tokens and more) are also timed at 4,096 tokens of context.
+    """
+    far = (4096,) if max_batch_tokens >= 2048 else ()
     news = [n for n in (8, 32, 64, 128, 256, 512, 1024, 2048) if n <= max_batch_tokens]
-    pasts = [p for p in (0, 256, 1024) if p < context_tokens]
-    contexts = [c for c in (32, 128, 512) if c < context_tokens]
+    pasts = [p for p in (0, 256, 1024, *far) if p < context_tokens]
+    contexts = [c for c in (32, 128, 512, *far) if c < context_tokens]
     prompts = [Batch(n, p) for n in news for p in pasts if n + p < context_tokens]
     decodes = [Batch(0, 0, b, c) for b in num_decode for c in contexts]
     mixed = [
@@ -313,6 +317,7 @@ def calibrate(
     rounds: int = 3,
     batches: Sequence[Batch] | None = None,
     progress: Callable[[int, int], object] | None = None,
+    clock_name: str = "CPU time of one thread",
 ) -> dict[str, Any]:
     """Measure and fit: all that a calibration file holds, as JSON types (see `common.serving.cost.load_calibration`).
 
@@ -325,6 +330,7 @@ def calibrate(
         rounds: how often to go through the grid.
         progress: called with (batches done, all), rounds together.
         batches: what to time; default `grid`.
+        clock_name: what the clock counts, for the report. On a GPU give a wall clock: an iteration ends when its tokens are here.
     """
     with TransformersEngine(
         loaded, cpu_clock, None, pool_tokens=pool_tokens, max_batch_tokens=max_batch_tokens
@@ -341,7 +347,7 @@ def calibrate(
 
             timings.append(time_batches(engine, chosen, cpu_clock, each, show))
     points = points_of(timings)
-    source = f"{loaded.spec.name} ({loaded.spec.dtype}) in transformers' engine, CPU time of one thread"
+    source = f"{loaded.spec.name} ({loaded.spec.dtype}) in transformers' engine, {clock_name}"
     result = fit(points, source)
     return {
         "format": FORMAT,

@@ -5,15 +5,17 @@ Exit codes: 0 all done; 1 a check or a run failed; 2 an argument was refused; 3 
 
 import argparse
 import dataclasses
+import functools
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError, ReproError
-from common.results import ItemRows, Results, RunIdentity, RunWriter
+from common.results import ItemRows, Results, Row, RunIdentity, RunWriter
 from experiments.console import say
 
 BOUNDS = "bounds"
@@ -55,6 +57,7 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from common.models.loading import resolve_device
+    from experiments.gpu_bench import bounds
     from experiments.gpu_bench.parts import PARTS
 
     known = [BOUNDS, *PARTS]
@@ -67,12 +70,15 @@ def _run(options: argparse.Namespace) -> int:
     failures, left = [], []
     for name in names:
         if name == BOUNDS:
-            _measure_bounds(options, device)
+            _measure(options, BOUNDS, device, lambda: bounds.rows(device, is_tiny=options.tiny))
             continue
         part = PARTS[name]
         model = part.tiny_model if options.tiny else part.model
         say(f"{name}: {part.check(model, device)}")
         _free_memory()
+        if part.rows is not None:
+            _measure(options, name, device, functools.partial(part.rows, model, device, options.tiny))
+            _free_memory()
         for overrides in part.commands:
             command = _command(options, name, model, device, overrides, part.tiny)
             remaining_s = deadline_s - time.monotonic()
@@ -85,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
                     failures.append(command)
             except subprocess.TimeoutExpired:
                 left.append(command)
-    _print_table(options, [name for name in names if name != BOUNDS])
+    _print_table(options, ["gpu_bench", *(name for name in names if name != BOUNDS and PARTS[name].commands)], names)
     for command in failures:
         say(f"FAILED: {shlex.join(command[1:])}", is_error=True)
     for command in left:
@@ -108,9 +114,9 @@ def _command(options: argparse.Namespace, paper: str, model: str, device: str, o
     return [sys.executable, "-m", "experiments.run", *settings, *tiny, *chosen]
 
 
-def _measure_bounds(options: argparse.Namespace, device: str) -> None:
+def _measure(options: argparse.Namespace, experiment: str, device: str, rows: Callable[[], Iterable[Row]]) -> None:
+    """Store and print what the bench measures itself, as an experiment of "gpu_bench"; finished ones are measured anew."""
     from common.hardware import machine_facts
-    from experiments.gpu_bench.bounds import rows
     from experiments.provenance import git_state, source_sha256, version
 
     scale = "smoke" if options.tiny else "gpu"
@@ -118,18 +124,19 @@ def _measure_bounds(options: argparse.Namespace, device: str) -> None:
         "command": shlex.join(["python", "-m", "experiments.gpu_bench", *sys.argv[1:]]),
         "version": version(),
         "git": git_state(),
-        "source_sha256": source_sha256(("experiments", "common")),
+        "source_sha256": source_sha256(("experiments", "common", *(["grace"] if experiment == "grace" else []))),
         "machine": machine_facts(),
         "styles": {},
     }
-    identity = RunIdentity("gpu_bench", BOUNDS, 0, scale, {"device": device, "scale": scale})
+    identity = RunIdentity("gpu_bench", experiment, 0, scale, {"device": device, "scale": scale})
     start_s = time.monotonic()
     with RunWriter(options.results, identity, facts, force=True) as run:
-        measured = list(rows(device, is_tiny=options.tiny))
+        measured = list(rows())
         run.commit(ItemRows("0", measured))
         run.complete(time.monotonic() - start_s, {})
     for row in measured:
-        say(f"{row.metric}: {row.value:.4g} {row.unit}")
+        factors = ", ".join(f"{name} {value}" for name, value in row.factors.items())
+        say(f"{row.metric}: {row.value:.4g} {row.unit} ({factors})")
 
 
 def _free_memory() -> None:
@@ -155,12 +162,14 @@ class _Line:
     n: int
 
 
-def _print_table(options: argparse.Namespace, papers: list[str]) -> None:
+def _print_table(options: argparse.Namespace, papers: list[str], parts: list[str]) -> None:
     scale = "smoke" if options.tiny else "gpu"
     lines = []
     for paper in papers:
         results = Results.load(options.results, paper)
         own = results.only(scale=scale).newest() if len(results) else results
+        if paper == "gpu_bench" and len(own):
+            own = own.only(experiment=parts)
         if not len(own):
             continue
         frame = own.frame

@@ -27,6 +27,24 @@ def seconds(run: Callable[[], object], device: str, repeats: int = 20) -> float:
     return float(torch.tensor(times).median())
 
 
+def matmul_rate(device: str, dtype: torch.dtype, *, is_tiny: bool = False) -> float:
+    """Operations per second of a large matrix product; float32 on a GPU in TF32, as its convolutions are computed."""
+    size = 256 if is_tiny else 8192
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return 2 * size**3 / seconds(lambda: a @ b, device, 5)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def read_rate(device: str, *, is_tiny: bool = False) -> float:
+    """Bytes per second that a sum over a large tensor reads: what bounds a decoding step, which reads every weight once."""
+    data = torch.ones((1 << 18) if is_tiny else (1 << 30), dtype=torch.float32, device=device)
+    return 4 * data.numel() / seconds(lambda: data.sum(), device, 5)
+
+
 def rows(device: str, *, is_tiny: bool = False) -> Iterator[Row]:
     """Rates of the device: matrix products in bfloat16 [1/s], copies and transfers [B/s], a file read [B/s].
 

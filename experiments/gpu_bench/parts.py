@@ -1,9 +1,10 @@
 """What each part checks and runs."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from experiments.gpu_bench import checks
+from common.results import Row
+from experiments.gpu_bench import checks, networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Part:
         model: the shape, a `model` config.
         tiny_model: the shape for trying the part out where there is no GPU.
         commands: overrides of `experiments.run`, one list per command, most important first; without paper, scale, model.
+        rows: measures something itself, beside its bound: (model, device, is_tiny) to rows of an experiment of the part's name.
         tiny: overrides that make a command small, for trying out.
     """
 
@@ -24,7 +26,8 @@ class Part:
     shows: str
     check: Callable[[str, str], str]
     model: str
-    commands: Sequence[Sequence[str]]
+    commands: Sequence[Sequence[str]] = ()
+    rows: Callable[[str, str, bool], Iterator[Row]] | None = None
     tiny_model: str = "random_tiny"
     tiny: Sequence[str] = ("scale=smoke",)
 
@@ -71,6 +74,30 @@ PARTS: dict[str, Part] = {
                 ["experiment=online_delay", "num_items=1"],
                 ["experiment=offline_cost"],
             ],
+        ),
+        Part(
+            "ragserve",
+            "the serving engine beside its bounds; the simulator's cost model fitted to it; a trace replayed on both",
+            checks.the_engine_says_what_the_model_says,
+            "random_mistral_7b",
+            [["experiment=engine_calibration"], ["experiment=engine_replay"]],
+            lambda model, device, is_tiny: networks.ragserve(model, device, is_tiny=is_tiny),
+        ),
+        Part(
+            "grace",
+            "the full-size codec at 720p: frames per second of encoding and decoding, beside the bound of its operations",
+            checks.both_ends_decode_the_same_frame,
+            "none",
+            rows=lambda _model, device, is_tiny: networks.grace(device, is_tiny=is_tiny),
+            tiny_model="none",
+        ),
+        Part(
+            "vision",
+            "AccModel and the detector at 720p: frames per second by batch, beside the bound of their operations",
+            checks.batches_and_fusing_change_nothing,
+            "none",
+            rows=lambda _model, device, is_tiny: networks.vision(device, is_tiny=is_tiny),
+            tiny_model="none",
         ),
     )
 }

@@ -12,7 +12,14 @@ from common.serving.api import Call, Completion, Handle
 from common.serving.cost import CostModel
 from common.serving.in_process import TransformersEngine
 from common.serving.simulator import SimEngine, SimOptions
-from ragserve.experiments_engine import EngineCalibration, EngineReplay, SimulatorSpeed, build_trace, replay
+from ragserve.experiments_engine import (
+    EngineCalibration,
+    EngineReplay,
+    SimulatorSpeed,
+    build_trace,
+    random_trace,
+    replay,
+)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,29 @@ def test_a_replay_says_and_does_the_same_on_both_engines(small):
     # 0.01 s per iteration and nothing else: every delay is a whole number of iterations, less the wait for one to end.
     longest = max(len(answers[call].tokens) for query in trace for call in query.calls)
     assert max(simulated) >= 0.01 * longest
+
+
+def test_a_trace_of_random_tokens_has_the_papers_shape():
+    trace = random_trace(500, np.random.default_rng(0), 9, 4, 12, 100)
+    assert [query.reduces for query in trace] == [False, False, True] * 3
+    # stuff: all chunks in one call of k * 100 + 24 tokens; the others: a call per chunk.
+    assert all(len(query.calls) == 1 and (len(query.calls[0].prompt_ids) - 24) % 100 == 0 for query in trace[::3])
+    assert {len(call.prompt_ids) for query in trace[1::3] + trace[2::3] for call in query.calls} == {124}
+    assert {call.max_tokens for query in trace[2::3] for call in query.calls} == {12}
+    assert max(max(call.prompt_ids) for query in trace for call in query.calls) < 500
+    assert random_trace(500, np.random.default_rng(0), 9, 4, 12, 100) == trace
+
+
+def test_cpu_time_says_nothing_of_a_gpu():
+    class OnGpu:
+        class device:
+            type = "cuda"
+
+    from ragserve.experiments_engine import _clock_of
+
+    with pytest.raises(ConfigError, match="use clock=wall"):
+        _clock_of("cpu", OnGpu)
+    assert _clock_of("wall", OnGpu) is time.monotonic
 
 
 def test_a_failed_call_ends_the_replay():
@@ -152,10 +182,12 @@ def test_calibration_and_replay_run():
     ("make", "message"),
     [
         (lambda: EngineReplay(clock="sun"), "clock='sun'"),
+        (lambda: EngineCalibration(clock="sun"), "is not one of cpu, wall"),
+        (lambda: EngineReplay(repeats=0), "repeats=0"),
         (lambda: EngineReplay(loads=()), "at least one value"),
         (lambda: SimulatorSpeed(rate=0), "rate above 0"),
     ],
 )
 def test_knobs_that_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         make()
