@@ -30,6 +30,7 @@ from chameleonapi.parser.values import (
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?%?")
 _SCORED_MARK = re.compile(f"{TEXT_MARK}[\\s:(\\[=,-]*{NUMBER_MARK}%?[)\\]]*")
+_WORD = re.compile(r"\w")
 _MAX_TEXT = 400
 _MAX_ATOMS = 400
 
@@ -73,9 +74,16 @@ class Atom(NamedTuple):
         return TEXT_MARK in self.pattern
 
     @property
+    def is_bare(self) -> bool:
+        """True if a list and nothing else is passed on, without a word of the application's own."""
+        return self.pattern.startswith("[") and not _WORD.search(self.pattern.replace(TEXT_MARK, ""))
+
+    @property
     def is_display(self) -> bool:
         """True for prints, logs, drawings and pauses."""
-        return self.category in ("print", "log", "wait") or (self.category == "call" and self.name.startswith(DISPLAY_ROOTS))
+        return self.category in ("print", "log", "wait") or (
+            self.category == "call" and self.name.startswith(DISPLAY_ROOTS)
+        )
 
 
 def _scalar(value: Any) -> tuple[str, str]:

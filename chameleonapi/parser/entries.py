@@ -17,8 +17,8 @@ class Entry:
         path: file of the application.
         name: "" for the module body, else a function, or Class.method.
         line: where it is defined.
-        rank: 0 for module bodies and functions that nothing calls (handlers that are only handed to a library among them), 1 for those that only a module body mentions (it calls them
-            or registers them as handlers), 2 for those that other functions call.
+        rank: 0 for module bodies and functions that nothing calls (handlers handed to a library among them), 1 for those
+            that only a module body mentions (it calls them or registers them as handlers), 2 for those that other functions call.
     """
 
     path: str

@@ -33,6 +33,7 @@ from chameleonapi.parser.values import (
     Frame,
     FunctionValue,
     Instance,
+    InstanceList,
     ModuleValue,
     NativeFunction,
     NativeMethod,
@@ -116,6 +117,7 @@ class Run:
     text_tests: int = 0
     number_tests: int = 0
     label_reads: int = 0
+    instance_reads: int = 0
     bugs: dict[str, tuple[str, int]] = field(default_factory=dict)
     notes: dict[str, tuple[str, int]] = field(default_factory=dict)
     outcomes: dict[int, tuple[ast.AST, str, set[bool]]] = field(default_factory=dict)
@@ -158,6 +160,19 @@ _NUMERIC_ORDER: dict[type, Callable[[Any, Any], bool]] = {
     ast.GtE: lambda a, b: a >= b,
 }
 _MAX_SEQUENCE = 100_000
+_TEXT_METHODS = (
+    "replace",
+    "lower",
+    "upper",
+    "strip",
+    "lstrip",
+    "rstrip",
+    "title",
+    "capitalize",
+    "casefold",
+    "encode",
+    "decode",
+)
 _PLAIN = (str, bytes, int, float, bool, list, tuple, dict, set, frozenset, type(None), complex)
 
 
@@ -405,7 +420,9 @@ class Evaluator:
             if default is MISSING or default is None or not names:
                 continue
             plain = [n for n in names if not n.startswith("-")]
-            name = (plain or [max(names, key=lambda n: n.startswith("--"))])[0].split("/")[0].lstrip("-").replace("-", "_")
+            name = (
+                (plain or [max(names, key=lambda n: n.startswith("--"))])[0].split("/")[0].lstrip("-").replace("-", "_")
+            )
             out[name] = default
             self.note(f"option {name!r} is taken to have its default {default!r}", decorator)
         return out
@@ -418,6 +435,9 @@ class Evaluator:
             return
         where = (getattr(node, "_path", ""), getattr(node, "lineno", 0)) if node is not None else ("", 0)
         for atom in effects.call_atoms(category, name, args, kwargs):
+            if category == "print" and atom.is_bare:
+                # print(people), print(places): nothing but the place tells which list it was
+                atom = atom._replace(path=f"line {where[1]}")
             self.run.atoms.setdefault(atom, where)
 
     def final(self, category: str, name: str, value: Any, where: tuple[str, int]) -> None:
@@ -620,8 +640,10 @@ class Evaluator:
             if last in ("setter", "getter", "deleter"):
                 return value if last == "getter" else Opaque(last)
         tool = self.eval(decorator, frame)
-        if isinstance(tool, (FunctionValue, BoundMethod, ClassValue)) and not isinstance(value, ClassValue):
+        if isinstance(tool, (FunctionValue, BoundMethod, ClassValue)):
             made = self.call(tool, [value], {}, decorator)
+            if isinstance(value, ClassValue) and not isinstance(made, ClassValue):
+                return value  # a registry that keeps the class
             return value if isinstance(made, Opaque) or made is None else made
         if isinstance(tool, NativeFunction) and tool.name in ("dataclass", "total_ordering"):
             return self.call(tool, [value], {}, decorator)
@@ -988,6 +1010,7 @@ class Evaluator:
         """The items of a value; an opaque value has one opaque item."""
         if isinstance(value, ApiList):
             self.run.label_reads += 1
+            self.run.instance_reads += isinstance(value, InstanceList)
             return list(value)
         if isinstance(value, (list, tuple)):
             return value if isinstance(value, tuple) else _live(value)
@@ -1058,6 +1081,8 @@ class Evaluator:
             stored = self.run.store.get(f"{value.origin}.{name}", MISSING)
             if stored is not MISSING:
                 return stored
+            if name in prov.GOOGLE_ENTITY_TYPES and value.origin.endswith(("Entity.Type", "EntityType")):
+                return EnumMember(name, prov.GOOGLE_ENTITY_TYPES.index(name), "Type")
             made = value.derive(f".{name}")
             if name in ("client", "_client") and value.service:
                 made.service = value.service
@@ -1892,6 +1917,15 @@ class Evaluator:
         self.run.opaque_calls += 1
         arguments = [*args, *kwargs.values()]
         tainted = receiver.tainted or any(map(is_tainted, arguments))
+        if method in _TEXT_METHODS:
+            # Text that is not known stays so, however often labels are cut out of it; nothing leaves the application.
+            last_call = f".{method}(the API's output)"
+            origin = (
+                receiver.origin
+                if receiver.origin.endswith(last_call)
+                else f"{receiver.origin}{last_call if tainted else f'.{method}()'}"
+            )
+            return Opaque(origin, tainted, True, None, receiver.is_parameter)
         self.effect("call", origin, args, kwargs, node)
         service = prov.service_of_constructor(origin, args, kwargs)
         if service is None and receiver.service is not None and receiver.service.startswith(("rest.", "google.old_")):
@@ -2168,7 +2202,9 @@ class Evaluator:
                 }
             for name in ("AgeRange", "BoundingBox", "Quality", "Pose", "Landmarks"):
                 face[name] = Opaque(f"FaceDetails.{name}")
-            made = ApiList([face])
+            other = ApiDict(face)
+            other["Emotions"] = ApiList([ApiDict(Type=TaintedStr(NO_LABEL), Confidence=TaintedFloat(99.0))])
+            made = ApiList([face, *[other] * answer.num_others])
         elif key == "Sentiment":
             labels = self.answer_of(site, key).labels
             made = TaintedStr(labels[0][0] if labels else "NEUTRAL")

@@ -30,6 +30,7 @@ from chameleonapi.parser.values import (
     ExceptionValue,
     FunctionValue,
     Instance,
+    InstanceList,
     NativeFunction,
     NativeMethod,
     NativeModule,
@@ -283,6 +284,7 @@ def _len(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST
         raise TypeError(f"object of type '{type(value).__name__}' has no len()")
     if isinstance(value, ApiList):
         ev.run.label_reads += 1
+        ev.run.instance_reads += isinstance(value, InstanceList)
     if isinstance(value, str) and not isinstance(value, TaintedStr):
         return len(value)
     if isinstance(value, ApiList) or is_tainted(value):
@@ -1515,13 +1517,26 @@ def call_any(ev: "Evaluator", function: Any, args: list[Any], kwargs: dict[str, 
     return ev.call(function, args, kwargs, node)
 
 
+def _json_pattern(value: Any) -> str:
+    """The JSON text of a value with marks for what came from the API, so that it compares with JSON that has none."""
+    if isinstance(value, dict) and not isinstance(value, ApiDict):
+        items = (f"{json.dumps(pattern_of(k), ensure_ascii=False)}: {_json_pattern(v)}" for k, v in value.items())
+        return "{" + ", ".join(items) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(dict.fromkeys(map(_json_pattern, value))) + "]"
+    pattern = pattern_of(value)
+    if isinstance(value, str) and not is_tainted(value):
+        return json.dumps(pattern, ensure_ascii=False)
+    return {"True": "true", "False": "false", "None": "null"}.get(pattern, pattern)
+
+
 @native("json.dumps")
 def _dumps(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
     value = args[0]
     if isinstance(value, Opaque):
         return Opaque(f"json.dumps({value.origin})", value.tainted)
     if is_tainted(value) or has_opaque(value):
-        return TaintedStr(text_of(value), pattern_of(value), False, value)
+        return TaintedStr(text_of(value), _json_pattern(value), False, value)
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):

@@ -24,6 +24,7 @@ from chameleonapi.parser.sources import Application, read_application
 from chameleonapi.parser.values import NUMBER_MARK, TEXT_MARK, ClassValue, FunctionValue
 from chameleonapi.vocabularies import load_vocabulary
 
+_CATEGORICAL = ("true_false", "multi_choice", "multi_select")
 _MAX_SEARCH = 40
 _MAX_CONSTANTS = 400
 _NO_LABEL_TEXT = re.compile(r"[\\|*^$?{}<>\n\t]")  # messages, patterns, markup: never the text of a label
@@ -83,6 +84,7 @@ class Parser:
         self.vocabularies = dict(vocabularies or {})
         self.constants, self.numbers = _constants(app)
         self.num_probes = 0
+        self._stratum = ""  # the effects on which the last decision found rests
 
     def parse(self) -> ParseReport:
         """Find every decision that the application takes on the answer of an ML API."""
@@ -109,8 +111,9 @@ class Parser:
         sites: dict[Site, dict[str, Any]] = {}
         failures: list[str] = []
         vectors_of: dict[tuple[Entry, tuple[Site, str]], _Vector] = {}
+        weak: set[tuple[Site, str]] = set()  # decisions of a script that only its variables show
         for entry in entries:
-            if entry.rank and (found or reached) and not self._reaches_new(entry, sites):
+            if entry.rank and (found or reached) and not weak and not self._reaches_new(entry, sites):
                 continue
             try:
                 vectors = self._explore(entry, sites)
@@ -118,11 +121,20 @@ class Parser:
                 failures.append(_located(refusal, entry))
                 continue
             for key, vector in vectors.items():
-                if entry.rank and key in reached:
+                if entry.rank and key in reached and key not in weak:
                     continue
+                self._stratum = ""
+                made = self._decisions(entry, key, vector, sites)
+                if key in weak and key in reached:
+                    # What a function hands back says more than what a script's last variables happen to hold.
+                    if self._stratum == "variables" or any(d.kind not in _CATEGORICAL for d in made):
+                        continue
+                    found[key] = []
+                    weak.discard(key)
+                elif not entry.name and self._stratum == "variables":
+                    weak.add(key)
                 reached.add(key)
                 vectors_of[(entry, key)] = vector
-                made = self._decisions(entry, key, vector, sites)
                 found.setdefault(key, []).append((entry, made))
         self._retry_together(found, vectors_of, sites)
         self._collect(report, found, sites, failures)
@@ -143,7 +155,7 @@ class Parser:
         for key, results in found.items():
             for _, made in results:
                 for decision in made:
-                    if decision.lists and decision.kind in ("true_false", "multi_choice", "multi_select"):
+                    if decision.lists and decision.kind in _CATEGORICAL:
                         first = decision.lists[0]
                         labels = (
                             [c[0] for c in first.clauses if c] if len(first.clauses) > 1 else list(first.labels[:1])
@@ -163,7 +175,7 @@ class Parser:
                     continue
                 finally:
                     self.num_probes += session.num_runs
-                if again and all(d.kind in ("true_false", "multi_choice", "multi_select") for d in again):
+                if again and all(d.kind in _CATEGORICAL for d in again):
                     shown = "; ".join(f"{FIELDS[k[1]].api}: {', '.join(x for x, _ in v)}" for k, v in others.items())
                     note = f"only matters together with other answers; probed with {shown}"
                     results[i] = (entry, [replace(d, warnings=(note, *d.warnings)) for d in again])
@@ -333,7 +345,10 @@ class Parser:
         varied = False
         # An image has labels; content that needs moderation is the exception, so there no label is the ordinary case.
         bases = ("empty", "other") if "moderation" in spec.vocabulary else ("other", "empty")
-        for padding, top in ((0, 0.99), (10, 0.99), (0, 0.8), (0, 0.6)):
+        shapes = [(0, 0.99), (10, 0.99), (0, 0.8), (0, 0.6)]
+        if self._is_indexed(session):
+            shapes.insert(0, shapes.pop(1))
+        for padding, top in shapes:
             for name, keep in probing._STRATA:
                 pauses = any(a.category == "wait" for o in session.cache.values() for a in o.atoms)
                 if name == "effects but pauses" and not pauses:
@@ -357,7 +372,7 @@ class Parser:
                         continue
                     except Reject as reject:
                         varied = True
-                        labels = [x for one in analysis_groups(analysis) for x in one]
+                        labels = [x for one in analysis_groups(analysis) for x in one] or analysis.pair_members()
                         made = self._counted(entry, session, analysis, labels, request) if labels else None
                         if made is not None:
                             return [made]
@@ -368,7 +383,15 @@ class Parser:
                                 return split
                         continue
                     varied = True
+                    self._stratum = name
                     refusal = self._depends_on_unknown(session, analysis)
+                    if session.field_name == "FaceDetails.Emotions" and any(
+                        session.is_outvoted(one.witness, analysis.keep) for one in result[0]
+                    ):
+                        refusal = (
+                            f"{session.site.path}:{session.site.line}: faces are counted against each other: the decision does "
+                            "not follow from which emotions there are"
+                        )
                     if refusal is not None:
                         return [
                             _unsupported(

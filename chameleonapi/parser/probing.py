@@ -12,6 +12,7 @@ Source: ChameleonAPI, extraction of the decision process; probing replaces the p
 # DEVIATION chameleonapi-1: enumeration over the finite vocabulary in place of symbolic execution and a constraint solver.
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,6 +34,7 @@ Output = tuple[tuple[str, float], ...]
 View = frozenset[tuple[tuple[str, str, str], str, str]]  # (channel, pattern, text) of every atom that counts
 
 _FILLERS = ("Wkjhv", "Zzyxq", "Bvnmk", "Ghtrw", "Plqzd", "Xcvbt", "Mnhgf", "Tyqwv", "Rfvbg", "Jkxzq", "Hbvcw", "Qpwzx")
+_ANY_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _MAX_RUNS = 12_000
 _NUM_CHECKS = 48
 
@@ -84,6 +86,7 @@ class Session:
     neutral: str | dict[tuple[Site, str], Output] = "empty"
     cache: dict[object, Observed] = field(default_factory=dict)
     num_runs: int = 0
+    counts_instances: bool = False
 
     @property
     def spec(self) -> Field:
@@ -107,8 +110,9 @@ class Session:
 
     @property
     def repeats(self) -> bool:
-        """True if the API may answer the same label several times: objects and entities."""
-        return self.field_name in ("localized_object_annotations", "entities.type", "Entities.Type")
+        """True if the API may answer the same label several times: objects, entities, instances that are counted."""
+        is_list = self.field_name in ("localized_object_annotations", "entities.type", "Entities.Type")
+        return is_list or (self.counts_instances and self.field_name == "Labels")
 
     def observe(self, answer: Output | dict[str, float]) -> Observed:
         """Evaluate the application with the API answering `answer`."""
@@ -128,9 +132,22 @@ class Session:
         for values, where in run.finals.values():
             for atom in values:
                 atoms.setdefault(atom, where)
+        self.counts_instances |= run.instance_reads > 0
         observed = Observed(atoms, run)
         self.cache[key] = observed
         return observed
+
+    def is_outvoted(self, output: Output, keep: Callable[[Atom], bool]) -> bool:
+        """True if two more faces, with an emotion that nothing tests, change what the application does about the first."""
+        views = []
+        for num_others in (0, 2):
+            made = Answer(labels=list(output), num_others=num_others)
+            run = Run((self.site, self.field_name), made, self.neutral, self.choices)
+            self.evaluator.execute(run, self.entry)
+            self.num_runs += 1
+            finals = [a for values, _ in run.finals.values() for a in values]
+            views.append({(a.channel, a.pattern) for a in (*run.atoms, *finals) if keep(a)})
+        return not views[0] <= views[1]
 
     def output(self, labels: Sequence[str], top: float = 0.99, step: float = 0.004) -> Output:
         """An API output with these labels, best first, all with high scores."""
@@ -221,6 +238,11 @@ class Analysis:
         self.fillers: tuple[str, ...] = session.fillers
         nothing = session.observe(self.pad(session.output([session.nothing], top)))
         self.ungated = {(a.channel, a.pattern) for a in nothing.atoms if keep(a) and _marked(a.pattern)}
+        # "0 free" against "{number} free": the same report with another number in it decides nothing.
+        self.reports: dict[tuple[tuple[str, str, str], str], Atom] = {}
+        for a in nothing.atoms:
+            if any(c.isdigit() for c in a.pattern) and not _marked(a.pattern):
+                self.reports.setdefault((a.channel, _ANY_NUMBER.sub(NUMBER_MARK, a.pattern)), a)
         # Prints that repeat the label are commentary when something else already tells the groups apart.
         self.drop_display_echo = False
         self.base_output: Output = session.output([self.session.nothing], top) if base == "other" else ()
@@ -243,11 +265,16 @@ class Analysis:
         atoms = self.session.observe(self.pad(output)).atoms
         return frozenset(
             (a.channel, a.pattern, a.text)
-            for a in atoms
+            for a in map(self._as_report, atoms)
             if self.keep(a)
             and (a.channel, a.pattern) not in self.ungated
             and not (self.drop_display_echo and a.is_display and a.echoes)
         )
+
+    def _as_report(self, atom: Atom) -> Atom:
+        if NUMBER_MARK not in atom.pattern or TEXT_MARK in atom.pattern:
+            return atom
+        return self.reports.get((atom.channel, _ANY_NUMBER.sub(NUMBER_MARK, atom.pattern)), atom)
 
     def single(self, label: str) -> View:
         """The effects of one label alone."""
@@ -403,9 +430,18 @@ class Analysis:
         sides: dict[View, list[tuple[list[str], list[str]]]] = {}
         for rep in silent[:12]:
             if session.repeats or len(members_of[rep]) > 1:
-                many = members_of[rep] * 12 if session.repeats else members_of[rep]
+                many = (
+                    members_of[rep] * 12 if session.repeats else _one_spelling(members_of[rep], set(session.vocabulary))
+                )
                 for count in range(2, min(13, len(many) + 1)):
-                    if self.view(session.output(many[:count], self.top)) != base_view:
+                    both_view = self.view(session.output(many[:count], self.top))
+                    if both_view != base_view:
+                        if count == len(many) and not session.repeats:
+                            # all(x in labels for x in ("bottle", "plastic"))
+                            each = [[m for m in members_of[rep] if m.casefold() == x.casefold()] for x in many]
+                            conjunctions.append(self._conjunction(both_view, each, tuple(many), group))
+                            group += 1
+                            break
                         counted = [x for m in silent if len(members_of[m]) for x in members_of[m]]
                         raise _Counted("several labels of one list are needed", counted)
             hits: dict[View, list[str]] = {}
@@ -426,11 +462,11 @@ class Analysis:
                 raise Reject("a conjunction that is not 'one of these and one of those'")
             conjunctions.append(self._conjunction(both, [left, right], (left[0], right[0]), group))
             group += 1
-        if not sides and not lists and len(silent) <= 16 and len({*silent, *pool}) > 1:
+        everything = [x for x in dict.fromkeys([*silent, *pool]) if x not in matched][:30]
+        if not sides and not conjunctions and len(silent) <= 16 and len(everything) > 1:
             # Three and more labels together: find the smallest set that works.
-            everything = list(dict.fromkeys([*silent, *pool]))[:30]
             all_view = self.view(session.output(everything, self.top, 0.002))
-            if all_view != base_view:
+            if all_view != base_view and all_view not in shown:
                 needed = list(everything)
                 for label in everything:
                     fewer = [x for x in needed if x != label]
@@ -460,6 +496,16 @@ class Analysis:
                     if x not in one.labels and self.view(session.output([*together, x], self.top)) == base_view
                 ]
         return conjunctions, list(dict.fromkeys([*silent, *pool]))
+
+    def pair_members(self) -> list[str]:
+        """Labels of the source that do nothing alone and something with each other ("at least two of these")."""
+        known = set(self.session.vocabulary)
+        named = [c for c in self.session.constants if c in known][:40]
+        base_view = self.view(self.base_output)
+        for a, b in itertools.combinations(named[:20], 2):
+            if self.view(self.session.output([a, b], self.top)) != base_view:
+                return [x for x in named if x == a or self.view(self.session.output([a, x], self.top)) != base_view]
+        return []
 
     def _conjunction(self, view: View, clauses: list[list[str]], witness: tuple[str, ...], group: int) -> _List:
         labels = list(dict.fromkeys(x for clause in clauses for x in clause))
@@ -1054,7 +1100,8 @@ def describe(atoms: Iterable[Atom]) -> str:
     """Effects in words."""
     words = {
         "return": "returns", "print": "prints", "log": "logs", "raise": "raises", "set": "sets", "write": "writes",
-        "wait": "waits", "attribute": "sets self.", "global": "sets global ", "variable": "sets ", "argument": "changes its argument",
+        "wait": "waits", "attribute": "sets self.", "global": "sets global ", "variable": "sets ",
+        "argument": "changes its argument",
     }  # fmt: skip
     parts = []
     for atom in sorted(atoms, key=lambda a: (a.category, a.name, a.path, a.text)):
@@ -1101,6 +1148,8 @@ def count_variable(session: Session, analysis: Analysis, labels: Sequence[str]) 
     if not points or points == [0.5]:
         return None
     rng = for_component(0, "chameleonapi.parser.counts")
+    if any(x in in_vocabulary and x not in known for x in analysis.active):
+        return None  # other labels do something of their own
     others = [c for c in session.constants if c in in_vocabulary and c not in known] + list(fillers[:4])
     for _ in range(30):
         count = int(rng.integers(0, limit + 1))

@@ -11,6 +11,7 @@ from chameleonapi.parser.values import (
     ApiDict,
     ApiList,
     EnumMember,
+    InstanceList,
     Opaque,
     Record,
     TaintedFloat,
@@ -192,13 +193,20 @@ class Answer:
     Args:
         labels: scored labels, best first, for fields of kind "labels" and "single".
         numbers: values of the variables, for fields of kind "numbers".
+        num_others: further faces beside the probed one, with an emotion that nothing tests.
     """
 
-    __slots__ = ("labels", "numbers")
+    __slots__ = ("labels", "num_others", "numbers")
 
-    def __init__(self, labels: list[tuple[str, float]] | None = None, numbers: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        labels: list[tuple[str, float]] | None = None,
+        numbers: dict[str, float] | None = None,
+        num_others: int = 0,
+    ) -> None:
         self.labels = labels or []
         self.numbers = numbers or {}
+        self.num_others = num_others
 
 
 def _score(value: float) -> TaintedFloat:
@@ -247,9 +255,13 @@ def google_entities(answer: Answer, numbers: dict[str, float], by: str) -> ApiLi
 
 
 def aws_labels(field_name: str, answer: Answer) -> ApiList:
-    """Labels of Rekognition or moderation labels, as dictionaries."""
+    """Labels of Rekognition or moderation labels, as dictionaries. A label that is answered n times has n instances."""
     out = ApiList()
+    known: dict[str, ApiDict] = {}
     for text, score in answer.labels:
+        if text in known and field_name == "Labels":
+            known[text]["Instances"].append(known[text]["Instances"][0])
+            continue
         entry = ApiDict()
         parent = field_name.endswith("Parents") or field_name.endswith("ParentName")
         entry["Name"] = TaintedStr("Qxzvk") if parent else TaintedStr(text)
@@ -259,10 +271,11 @@ def aws_labels(field_name: str, answer: Answer) -> ApiList:
             entry["TaxonomyLevel"] = 1
         else:
             box = ApiDict(Width=Opaque("Width"), Height=Opaque("Height"), Left=Opaque("Left"), Top=Opaque("Top"))
-            entry["Instances"] = ApiList([ApiDict(BoundingBox=box, Confidence=_score(score))])
+            entry["Instances"] = InstanceList([ApiDict(BoundingBox=box, Confidence=_score(score))])
             entry["Parents"] = ApiList([ApiDict(Name=TaintedStr(text))] if parent else [])
             entry["Aliases"] = ApiList()
             entry["Categories"] = ApiList()
+        known[text] = entry
         out.append(entry)
     return out
 

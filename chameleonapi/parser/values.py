@@ -108,6 +108,10 @@ class ApiList(list[Any]):
     """A list of a provider's answer; its length counts labels."""
 
 
+class InstanceList(ApiList):
+    """The boxes of one label of Rekognition; its length counts objects, and the evaluator notes when it is counted."""
+
+
 @dataclass(eq=False)
 class ExceptionValue:
     """An exception that the application raised or could have raised."""
