@@ -49,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--images", type=Path, default=None, help="folder of pictures or videos; default: rendered streets"
     )
-    train.add_argument("--num-images", type=int, default=800)
-    train.add_argument("--width", type=int, default=16, help="channels of AccModel")
+    train.add_argument("--num-images", type=int, default=1800)
+    train.add_argument("--width", type=int, default=24, help="channels of AccModel")
     train.add_argument("--qp-hi", type=int, default=30)
     train.add_argument("--qp-lo", type=int, default=40)
     train.add_argument("--seed", type=int, default=100)

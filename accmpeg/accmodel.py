@@ -71,7 +71,7 @@ class AccModel(nn.Module):
         settings: what to build; weights are random until loaded or trained.
     """
 
-    # DEVIATION accmpeg-1: a separable network of 10 k parameters instead of a MobileNetV2-SSD extractor with a head.
+    # DEVIATION accmpeg-1: a separable network of 25 k parameters instead of a MobileNetV2-SSD extractor with a head.
     def __init__(self, settings: AccModelSettings) -> None:
         super().__init__()
         self.settings = settings

@@ -50,15 +50,15 @@ class TrainingSettings:
     target: Target = "paper"
     qp_hi: int = 30
     qp_lo: int = 40
-    width: int = 16
-    depth: int = 2
+    width: int = 24
+    depth: int = 3
     positive_share: float = 0.15
     positive_weight: float = 3.0
     learning_rate: float = 2e-3
-    batch_size: int = 4
+    batch_size: int = 8
     validation_share: float = 0.3
-    patience: int = 3
-    max_epochs: int = 30
+    patience: int = 4
+    max_epochs: int = 14
     seed: int = 100
 
     def __post_init__(self) -> None:
