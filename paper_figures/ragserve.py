@@ -81,6 +81,24 @@ def _point(rows_x: pd.DataFrame, rows_y: pd.DataFrame, by: Sequence[str], *, is_
     return both.rename(columns=renamed).drop(columns=["basis_x", "basis_y"])
 
 
+def _cross(axes: Axes, point: Any, style: SeriesStyle, label: str = "", size: float = 6.0) -> None:
+    """A point with its intervals in both directions; hollow, since delays are simulated or modelled."""
+    axes.errorbar(
+        [point["x"]],
+        [point["y"]],
+        xerr=[[point["x"] - point["x_low"]], [point["x_high"] - point["x"]]],
+        yerr=[[point["y"] - point["y_low"]], [point["y_high"] - point["y"]]],
+        fmt=style.marker,
+        color=style.color,
+        markerfacecolor="white",
+        markersize=size,
+        capsize=2,
+        elinewidth=1.0,
+        label=label or style.label,
+        zorder=3,
+    )
+
+
 def _plane(axes: Axes, own: Results, styles: dict[str, SeriesStyle]) -> pd.DataFrame:
     """Delay against F1: a marker per method, fixed configurations as small markers joined to a front."""
     keep = ["series", "method", "factor.setting"]
@@ -112,19 +130,12 @@ def _plane(axes: Axes, own: Results, styles: dict[str, SeriesStyle]) -> pd.DataF
             )
         rest = group.drop(small.index)
         for _, point in rest.iterrows():
-            axes.errorbar(
-                [point["x"]],
-                [point["y"]],
-                xerr=[[point["x"] - point["x_low"]], [point["x_high"] - point["x"]]],
-                yerr=[[point["y"] - point["y_low"]], [point["y_high"] - point["y"]]],
-                fmt=style.marker,
-                color=style.color,
-                markerfacecolor="white",
-                markersize=7,
-                capsize=2,
-                elinewidth=1.0,
+            _cross(
+                axes,
+                point,
+                style,
                 label=style.label + (", best quality" if point["method"] in ("fixed", "parrot") else ""),
-                zorder=3,
+                size=7,
             )
     for _, point in points[points["is_unstable"]].iterrows():
         axes.plot([point["x"]], [point["y"]], "x", color="#333333", markersize=9, zorder=4, label="unstable queue")
@@ -356,18 +367,7 @@ def rules(results: Results) -> Drawing:
         chosen = plain_styles(names)
         for _, point in points.iterrows():
             style = chosen[point["rule"]]
-            axes.errorbar(
-                [point["x"]],
-                [point["y"]],
-                xerr=[[point["x"] - point["x_low"]], [point["x_high"] - point["x"]]],
-                yerr=[[point["y"] - point["y_low"]], [point["y_high"] - point["y"]]],
-                fmt=style.marker,
-                color=style.color,
-                markerfacecolor="white",
-                capsize=2,
-                elinewidth=1.0,
-                label=style.label,
-            )
+            _cross(axes, point, style)
         _log_delay(axes)
         axes.set_title(f"{pool} pool, load {load:g}")
         axes.set_xlabel("mean delay [s]")
@@ -483,18 +483,7 @@ def knob_by_knob(results: Results) -> Drawing:
         order = plain_styles(list(points["step"]))
         for _, point in points.iterrows():
             style = order[point["step"]]
-            axes.errorbar(
-                [point["x"]],
-                [point["y"]],
-                xerr=[[point["x"] - point["x_low"]], [point["x_high"] - point["x"]]],
-                yerr=[[point["y"] - point["y_low"]], [point["y_high"] - point["y"]]],
-                fmt=style.marker,
-                color=style.color,
-                markerfacecolor="white",
-                capsize=2,
-                elinewidth=1.0,
-                label=style.label,
-            )
+            _cross(axes, point, style)
         axes.set_title(family(workload))
         axes.set_xlabel("mean delay [s]")
         axes.set_ylabel("F1")
@@ -623,19 +612,7 @@ def per_query_vs_fixed(results: Results) -> Drawing:
         )
         (oracle,) = [row for _, row in points[points["method"] == "oracle_config"].iterrows()]
         own_style = styles[oracle["series"]]
-        axes.errorbar(
-            [oracle["x"]],
-            [oracle["y"]],
-            xerr=[[oracle["x"] - oracle["x_low"]], [oracle["x_high"] - oracle["x"]]],
-            yerr=[[oracle["y"] - oracle["y_low"]], [oracle["y_high"] - oracle["y"]]],
-            fmt=own_style.marker,
-            markersize=8,
-            color=own_style.color,
-            markerfacecolor="white",
-            capsize=2,
-            label="best per query, in hindsight",
-            zorder=3,
-        )
+        _cross(axes, oracle, own_style, label="best per query, in hindsight", size=8)
         axes.set_title(f"{family(workload)}\nn = {own.frame['item'].nunique()}")
         axes.set_xlabel("mean idle delay [s]")
         axes.set_ylabel("F1")
@@ -753,22 +730,33 @@ def embedders(results: Results) -> Drawing:
 
 @figure("ragserve", "scheduling_example", experiment="scheduling_example", paper_ref="Fig. 8")
 def scheduling_example(results: Results) -> Drawing:
-    """A query that meets a nearly full pool: until its first call starts, and until it is answered."""
+    """A query that meets a nearly full pool: until its first call starts, and until it is answered, by method of synthesis."""
     need(results, "delay")
-    keep = ["series", "factor.setting", "workload", "metric"]
-    rows = pd.concat([results.select(keep=keep, metric=metric) for metric in ("wait", "delay")], ignore_index=True)
     names = {"wait": "first call starts", "delay": "answered"}
-    points = summarise(rows.assign(when=rows["metric"].map(names)), ["factor.setting", "when"])
-    fig, grid = panels(1, 1, width_in=4.8, height_in=2.6)
-    grouped_bars(grid[0, 0], points, plain_styles(list(names.values())), "factor.setting", by="when")
-    grid[0, 0].set_ylabel("seconds after arrival")
+    styles = plain_styles(["stuff", "map_reduce"])
+    fig, grid = panels(1, 2, width_in=3.6, height_in=2.6)
+    plotted = []
+    for axes, (metric, title) in zip(grid[0], names.items(), strict=True):
+        rows = results.select(keep=["series", "factor.setting", "factor.held_s", "workload"], metric=metric)
+        points = summarise(rows, ["factor.setting", "factor.held_s"]).rename(columns={"factor.held_s": "held_s"})
+        lines(axes, points, styles, "held_s", by="factor.setting")
+        axes.set_title(title)
+        axes.set_xlabel("memory stays held for [s]")
+        axes.set_ylabel("seconds after arrival")
+        plotted.append(titled_points(points.assign(metric=metric), title))
     legend(fig)
     text = (
-        "Two stuff queries came just before and nearly fill the pool. In the paper's example a stuff prompt waits until all "
-        "of it fits, while the mappers of map_reduce enter one by one; the bars show whether that happens on this server. "
-        f"{DELAY_MEANING} {INTERVALS}"
+        "A running call holds three quarters of the pool and is decoding when the query comes. A stuff prompt waits until all of "
+        "it fits, the mappers of map_reduce enter one by one as in the paper's example; they compute more and decode twice, so "
+        f"that they end earlier only where the memory stays held for long. {DELAY_MEANING} {INTERVALS}"
     )
-    return Drawing(fig, points, rows_used(results, ["wait", "delay"]), "A query that meets a nearly full pool", text)
+    return Drawing(
+        fig,
+        pd.concat(plotted, ignore_index=True),
+        rows_used(results, ["wait", "delay"]),
+        "A query that meets a nearly full pool",
+        text,
+    )
 
 
 @figure("ragserve", "decision_latency", experiment="decision_latency")

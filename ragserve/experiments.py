@@ -133,6 +133,23 @@ def item_key(workload: str, index: int) -> str:
     return f"{workload}-{index:04d}"
 
 
+def item_rows(run: Run, lab: Lab, by_query: Sequence[list[Row]], whole: Sequence[Row] = ()) -> Iterator[ItemRows]:
+    """An item per query of a lab, and one for what holds for whole streams, where there is such; finished ones are left out."""
+    pairs = [(item_key(lab.name, index), rows) for index, rows in enumerate(by_query)]
+    if whole:
+        pairs.append((f"{lab.name}-streams", list(whole)))
+    for key, rows in run.todo(pairs):
+        yield ItemRows(key, rows)
+
+
+def add_stream(
+    by_query: Sequence[list[Row]], served: Served, variant: Variant, factors: Mapping[str, Any], lab: Lab
+) -> None:
+    """Add the rows of each query of a stream to its item."""
+    for index, rows in enumerate(by_query):
+        rows += stream_rows(served, index, variant.method, factors, lab.name)
+
+
 def run_rows(served: Served, variant: Variant, factors: Mapping[str, Any], workload: str) -> list[Row]:
     """What holds for a whole stream: utilisation, whether it is stable, tokens, failures."""
     own: dict[str, Any] = {"method": variant.method, "factors": factors, "workload": workload}
@@ -176,14 +193,24 @@ class _Streams:
         """All conditions on one server."""
         return [Condition(server, pool, load) for pool in self.pools for load in self.loads]
 
-    def labs(self, run: Run, num_queries: int | None = None) -> Iterator[Lab]:
+    def labs(self, run: Run) -> Iterator[Lab]:
         """A prepared lab for each workload."""
         for name, workload in workloads_of(run, self.workloads).items():
-            lab = Lab(run, name, workload, num_queries or run.num_items)
+            lab = Lab(run, name, workload, run.num_items)
             lab.prepare()
             yield lab
 
-    def served_rows(self, run: Run, lab: Lab, num_pareto: int | None = None) -> Iterator[ItemRows]:
+    def variants(self, run: Run, lab: Lab, kind: Server) -> list[Variant]:
+        """What is served."""
+        return variants(lab, kind, run.methods, self.num_pareto)
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per query: delay, f1, num_chunks; per stream: utilisation, is_unstable, prompt_tokens, p95_delay; factors `server`,
+        `pool`, `load`, `setting`."""
+        for lab in self.labs(run):
+            yield from self.served_rows(run, lab)
+
+    def served_rows(self, run: Run, lab: Lab) -> Iterator[ItemRows]:
         """Rows of all streams of one workload: an item per query, and one for what holds for whole streams."""
         num = len(lab.dataset.queries)
         by_query: list[list[Row]] = [[] for _ in range(num)]
@@ -192,19 +219,16 @@ class _Streams:
             kind = lab.server(server_name)
             rate = capacity(lab, kind)
             whole.append(Row("capacity", rate, "1/s", kind.basis, factors={"server": server_name}, workload=lab.name))
-            chosen = variants(lab, kind, run.methods, self.num_pareto if num_pareto is None else num_pareto)
+            chosen = self.variants(run, lab, kind)
             for condition in self.conditions(server_name):
                 times = arrivals(run, num, condition.load * rate, lab.name)
                 pool = pool_tokens(condition.pool)
                 results = [(variant, lab.serve(variant.policy, kind, pool, times)) for variant in chosen]
                 for variant, served in [*results, *like_ragserve(results)]:
                     factors = condition.factors | {"setting": variant.setting}
-                    for index in range(num):
-                        by_query[index] += stream_rows(served, index, variant.method, factors, lab.name)
+                    add_stream(by_query, served, variant, factors, lab)
                     whole += run_rows(served, variant, factors, lab.name)
-        pairs = [(item_key(lab.name, index), rows) for index, rows in enumerate(by_query)]
-        for key, rows in run.todo([*pairs, (f"{lab.name}-streams", whole)]):
-            yield ItemRows(key, rows)
+        yield from item_rows(run, lab, by_query, whole)
 
 
 @EXPERIMENTS.add("delay_vs_f1")
@@ -213,12 +237,6 @@ class DelayVsF1(_Streams):
     """Mean delay against F1 for every method, on four families (RAGServe, Figs. 1 and 10). Knobs: see `_Streams`."""
 
     num_pareto: int = 3
-
-    def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per query: delay, f1, num_chunks; per stream: utilisation, is_unstable, prompt_tokens, p95_delay; factors `server`,
-        `pool`, `load`, `setting`."""
-        for lab in self.labs(run):
-            yield from self.served_rows(run, lab)
 
 
 @EXPERIMENTS.add("breakdown")
@@ -229,11 +247,6 @@ class Breakdown(_Streams):
     servers: tuple[str, ...] = (A40,)
     pools: tuple[str, ...] = ("scarce",)
 
-    def rows(self, run: Run) -> Iterator[ItemRows]:
-        """As `delay_vs_f1`."""
-        for lab in self.labs(run):
-            yield from self.served_rows(run, lab)
-
 
 @EXPERIMENTS.add("bigger_model")
 @dataclasses.dataclass(frozen=True)
@@ -243,11 +256,6 @@ class BiggerModel(_Streams):
     workloads: tuple[str, ...] = ("musique_like", "qmsum_like")
     servers: tuple[str, ...] = ("a40x2_70b",)
     pools: tuple[str, ...] = ("scarce",)
-
-    def rows(self, run: Run) -> Iterator[ItemRows]:
-        """As `delay_vs_f1`."""
-        for lab in self.labs(run):
-            yield from self.served_rows(run, lab)
 
 
 @EXPERIMENTS.add("rules")
@@ -264,8 +272,8 @@ class Rules(_Streams):
     pools: tuple[str, ...] = ("scarce", "ample")
     loads: tuple[float, ...] = (0.9, 1.2)
 
-    def rows(self, run: Run) -> Iterator[ItemRows]:
-        """As `delay_vs_f1`; factor `setting` names the rule of `ragserve`."""
+    def variants(self, run: Run, lab: Lab, kind: Server) -> list[Variant]:
+        """RAGServe once for each rule, which `setting` names; the other methods as they are."""
         base = run.methods.get("ragserve", METHODS.create("ragserve"))
         rules = {
             "peak": base,
@@ -274,26 +282,10 @@ class Rules(_Streams):
             "peak, plain free memory": dataclasses.replace(base, counts_promises=False),
             "peak, first come": dataclasses.replace(base, is_gang=False),
         }
-        for lab in self.labs(run):
-            num = len(lab.dataset.queries)
-            by_query: list[list[Row]] = [[] for _ in range(num)]
-            whole: list[Row] = []
-            for server_name in self.servers:
-                kind = lab.server(server_name)
-                rate = capacity(lab, kind)
-                chosen = [Variant("ragserve", policy, name) for name, policy in rules.items()]
-                chosen += [Variant(name, policy) for name, policy in run.methods.items() if name != "ragserve"]
-                for condition in self.conditions(server_name):
-                    times = arrivals(run, num, condition.load * rate, lab.name)
-                    for variant in chosen:
-                        served = lab.serve(variant.policy, kind, pool_tokens(condition.pool), times)
-                        factors = condition.factors | {"setting": variant.setting}
-                        for index in range(num):
-                            by_query[index] += stream_rows(served, index, variant.method, factors, lab.name)
-                        whole += run_rows(served, variant, factors, lab.name)
-            pairs = [(item_key(lab.name, index), rows) for index, rows in enumerate(by_query)]
-            for key, rows in run.todo([*pairs, (f"{lab.name}-streams", whole)]):
-                yield ItemRows(key, rows)
+        return [
+            *(Variant("ragserve", policy, name) for name, policy in rules.items()),
+            *(Variant(name, policy) for name, policy in run.methods.items() if name != "ragserve"),
+        ]
 
 
 # DEVIATION ragserve-8: the limit is three times the idle delay of the best-quality fixed configuration, not 1.8 s.
@@ -394,10 +386,8 @@ class LowLoad(_Streams):
                     for variant in variants(lab, kind, run.methods):
                         served = lab.serve(variant.policy, kind, pool_tokens(pool), times)
                         factors = {"server": server_name, "pool": pool, "setting": variant.setting}
-                        for index in range(num):
-                            by_query[index] += stream_rows(served, index, variant.method, factors, lab.name)
-            for key, rows in run.todo((item_key(lab.name, index), rows) for index, rows in enumerate(by_query)):
-                yield ItemRows(key, rows)
+                        add_stream(by_query, served, variant, factors, lab)
+            yield from item_rows(run, lab, by_query)
 
 
 @EXPERIMENTS.add("regime_map")
@@ -409,11 +399,6 @@ class RegimeMap(_Streams):
     servers: tuple[str, ...] = (A40,)
     pools: tuple[str, ...] = ("1280", "2560", "5120", "16384")
     loads: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2, 1.8)
-
-    def rows(self, run: Run) -> Iterator[ItemRows]:
-        """As `delay_vs_f1`."""
-        for lab in self.labs(run):
-            yield from self.served_rows(run, lab)
 
 
 @EXPERIMENTS.add("feedback")
@@ -458,9 +443,7 @@ class Feedback(_Streams):
                 golden = sum(run_.prompt_tokens + run_.output_tokens for run_ in served.golden)
                 share = golden / (served.prompt_tokens + served.output_tokens)
                 whole.append(Row("golden_tokens", share, "1", served.basis, name, {}, lab.name))
-            pairs = [(item_key(lab.name, index), rows) for index, rows in enumerate(by_query)]
-            for key, rows in run.todo([*pairs, (f"{lab.name}-streams", whole)]):
-                yield ItemRows(key, rows)
+            yield from item_rows(run, lab, by_query, whole)
 
 
 @EXPERIMENTS.add("profiler_quality")
@@ -499,10 +482,8 @@ class ProfilerQuality(_Streams):
                     )
                     served = lab.serve(variant.policy, kind, pool_tokens(self.pools[0]), times, profiler=profiler)
                     factors = {"setting": variant.setting} | ({} if is_fixed else {"error_rate": error_rate})
-                    for index in range(num):
-                        by_query[index] += stream_rows(served, index, variant.method, factors, lab.name)
-            for key, rows in run.todo((item_key(lab.name, index), rows) for index, rows in enumerate(by_query)):
-                yield ItemRows(key, rows)
+                    add_stream(by_query, served, variant, factors, lab)
+            yield from item_rows(run, lab, by_query)
 
 
 @EXPERIMENTS.add("profiler_share")
@@ -528,8 +509,7 @@ class ProfilerShare(_Streams):
                     latency_s = 0.0 if record.profile is None else record.profile.latency_s
                     share = latency_s / record.delay_s if record.delay_s else 0.0
                     by_query[index].append(Row("profiler_share", share, "1", served.basis, name, {}, lab.name))
-            for key, rows in run.todo((item_key(lab.name, index), rows) for index, rows in enumerate(by_query)):
-                yield ItemRows(key, rows)
+            yield from item_rows(run, lab, by_query)
 
 
 @EXPERIMENTS.add("knob_by_knob")
@@ -559,12 +539,8 @@ class KnobByKnob(_Streams):
                     chosen.append(variant)
             for variant in chosen:
                 served = lab.serve(variant.policy, kind, pool_tokens(self.pools[0]), times)
-                for index in range(num):
-                    by_query[index] += stream_rows(
-                        served, index, variant.method, {"setting": variant.setting}, lab.name
-                    )
-            for key, rows in run.todo((item_key(lab.name, index), rows) for index, rows in enumerate(by_query)):
-                yield ItemRows(key, rows)
+                add_stream(by_query, served, variant, {"setting": variant.setting}, lab)
+            yield from item_rows(run, lab, by_query)
 
 
 @EXPERIMENTS.add("cost")

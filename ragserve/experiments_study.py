@@ -9,13 +9,14 @@ from common.experiment import Run
 from common.results import ItemRows, Row
 from common.retrieval.embedding import EMBEDDERS
 from common.retrieval.retriever import recall_at_k
-from common.serving.api import Engine
+from common.serving.api import Call
 from common.timing import measure
 from ragserve.api import EXPERIMENTS, METHODS, PlannedQuery, Profile, Query, RagConfig, ServerLoad, TokenCosts
-from ragserve.controller import Controller, ControllerSettings
+from ragserve.controller import Controller
 from ragserve.harness import Lab, front, workloads_of
 from ragserve.mapping import SpaceSettings, pruned_space
 from ragserve.methods import best_outcome
+from ragserve.servers import Server
 from ragserve.workloads import FAMILIES
 
 A40 = "a40_7b"
@@ -289,47 +290,86 @@ class Embedders(_Study):
 class SchedulingExample(_Study):
     """A query that meets a nearly full pool: stuff waits for room, the mappers of map_reduce start one by one (RAGServe, Fig. 8).
 
+    One running call holds most of the pool while it decodes. The query comes when that call's prompt has been computed, and is
+    answered by stuff, or by map_reduce with as many chunks. How long the memory stays held decides which is faster, so that is
+    varied: stuff cannot begin before, mappers begin at once, but compute more and decode twice.
+
     Attributes:
         workloads, server: see `_Study`.
         num_chunks, summary_tokens: of both configurations.
         pool_tokens: of the KV pool.
-        num_before: queries (stuff) that came just before and fill it.
+        free_tokens: of it that the running call leaves: room for a few mappers and not for stuff.
+        held_tokens: lengths of the running call's answer.
     """
 
     workloads: tuple[str, ...] = ("musique_like",)
     num_chunks: int = 12
     summary_tokens: int = 12
     pool_tokens: int = 1280
-    num_before: int = 2
+    free_tokens: int = 320
+    held_tokens: tuple[int, ...] = (16, 32, 64, 128, 256)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "held_tokens", tuple(self.held_tokens))
+        if not self.held_tokens or min(self.held_tokens) < 2 or min(self.num_chunks, self.summary_tokens) < 1:
+            raise ConfigError(
+                f"held_tokens={self.held_tokens} must be at least 2, num_chunks={self.num_chunks} and summary_tokens="
+                f"{self.summary_tokens} at least 1."
+            )
+        if not 0 < self.free_tokens < self.pool_tokens - max(self.held_tokens):
+            raise ConfigError(
+                f"free_tokens={self.free_tokens} must be above 0 and leave room for the running call in pool_tokens="
+                f"{self.pool_tokens} beside its answer of up to {max(self.held_tokens)}."
+            )
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per query: wait (until its first prompt token is computed), delay; method `fixed`, factor `setting`."""
-        stuff = RagConfig("stuff", self.num_chunks)
+        """Per query: wait (until its first prompt token is computed), delay; method `fixed`, factors `setting` and `held_s`:
+        how long after the query's arrival the running call keeps its memory."""
+        configs = (
+            RagConfig("stuff", self.num_chunks),
+            RagConfig("map_reduce", self.num_chunks, self.summary_tokens),
+        )
         for lab in self.labs(run):
             kind = lab.server(self.server)
-            queries = lab.dataset.queries
-
-            settings = lab.settings(kind)
-
-            def controller(
-                engine: Engine, config: RagConfig, lab: Lab = lab, settings: ControllerSettings = settings
-            ) -> Controller:
-                policy = METHODS.create("fixed", **dataclasses.asdict(config))
-                return Controller(engine, policy, None, lab.dataset, lab.prompts, lab.retrieve, settings)
-
-            for place, (key, query) in enumerate(run.todo(_keyed(lab))):
+            running = [self._running(lab, tokens) for tokens in self.held_tokens]
+            # The longest answer first: shorter ones are its beginning.
+            lab.table.fill([max(running, key=lambda call: call.max_tokens)])
+            times = [self._times(lab, kind, call) for call in running]
+            for key, query in run.todo(_keyed(lab)):
                 rows: list[Row] = []
-                for config in (stuff, RagConfig("map_reduce", self.num_chunks, self.summary_tokens)):
-                    engine = kind.engine(lab.table, self.pool_tokens)
-                    before = controller(engine, stuff)
-                    for step in range(self.num_before):
-                        before.submit(queries[(place + 1 + step) % len(queries)], 0.0)
-                    record = controller(engine, config).submit(query, 1e-3)
-                    engine.run()
-                    own: dict[str, Any] = {"factors": {"setting": config.label}, "workload": lab.name}
-                    rows.append(Row("wait", record.started_s - record.arrival_s, "s", kind.basis, "fixed", **own))
-                    rows.append(Row("delay", record.delay_s, "s", kind.basis, "fixed", **own))
+                for call, (first_s, finished_s) in zip(running, times, strict=True):
+                    for config in configs:
+                        config = lab.usable(query, config)
+                        engine = kind.engine(lab.table, self.pool_tokens)
+                        engine.submit(call)
+                        policy = METHODS.create("fixed", **dataclasses.asdict(config))
+                        controller = Controller(
+                            engine, policy, None, lab.dataset, lab.prompts, lab.retrieve, lab.settings(kind)
+                        )
+                        record = controller.submit(query, first_s + 1e-6)
+                        engine.run()
+                        factors = {"setting": config.synthesis, "held_s": round(finished_s - first_s, 3)}
+                        own: dict[str, Any] = {"factors": factors, "workload": lab.name}
+                        rows.append(Row("wait", record.started_s - record.arrival_s, "s", kind.basis, "fixed", **own))
+                        rows.append(Row("delay", record.delay_s, "s", kind.basis, "fixed", **own))
                 yield ItemRows(key, rows)
+
+    def _running(self, lab: Lab, tokens: int) -> Call:
+        """A call that fills the pool but for the free tokens and its answer of exactly so many tokens."""
+        room = self.pool_tokens - self.free_tokens - max(self.held_tokens)
+        text = [token for chunk in lab.dataset.corpora[0].chunks for token in lab.prompts.chunk_ids(chunk)]
+        prompt = [text[place % len(text)] for place in range(room + max(self.held_tokens) - tokens)]
+        return Call(tuple(prompt[: lab.synthesis.context_tokens - tokens]), tokens, "running")
+
+    def _times(self, lab: Lab, kind: Server, call: Call) -> tuple[float, float]:
+        """When its first and its last token are there, alone on the server."""
+        engine = kind.engine(lab.table, self.pool_tokens)
+        handle = engine.submit(call)
+        engine.run()
+        assert handle.completion is not None
+        assert handle.completion.first_token_s is not None
+        return handle.completion.first_token_s, handle.completion.finished_s
 
 
 @EXPERIMENTS.add("decision_latency")

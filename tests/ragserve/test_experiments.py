@@ -106,6 +106,21 @@ def test_every_method_serves_the_same_queries(model_folder, cache):
     assert {"best quality", "similar delay", "similar quality"} <= settings
 
 
+def test_stuff_waits_for_the_memory_and_mappers_do_not(model_folder, cache):
+    waits = {}
+    for item, row in rows_of("scheduling_example", model_folder, cache):
+        if row.metric == "wait":
+            waits[item, row.factors["held_s"], row.factors["setting"]] = row.value
+    assert waits
+    held = {held_s for _, held_s, _ in waits}
+    assert len(held) == 2
+    for (item, held_s, setting), wait_s in waits.items():
+        if setting == "stuff":
+            # It starts in the iteration in which the running call's memory is free, not before.
+            assert wait_s == pytest.approx(held_s, abs=0.002)
+            assert waits[item, held_s, "map_reduce"] < 0.1
+
+
 def test_pools_have_names_or_numbers():
     assert pool_tokens("2560") == 2560
     with pytest.raises(Exception, match="pool 'huge'"):
