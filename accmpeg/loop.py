@@ -39,7 +39,7 @@ class LinkSettings:
     rate: Rate | None = None
 
     def __post_init__(self) -> None:
-        if not self.bandwidth_bps > 0 or self.rtt_s < 0:
+        if not self.bandwidth_bps > 0 or not self.rtt_s >= 0:
             raise ConfigError(
                 f"bandwidth_bps={self.bandwidth_bps} must be > 0 and rtt_s={self.rtt_s} at least 0 (bit/s and s)."
             )

@@ -588,7 +588,7 @@ class Reducto:
     def __post_init__(self) -> None:
         _check_qp(qp=self.qp)
         frame_filter.check_feature(self.feature)
-        if self.threshold > 1:
+        if not self.threshold <= 1:
             raise ConfigError(f"threshold={self.threshold} is never exceeded; features are in [0, 1].")
 
     def open(self, site: Site) -> Session:

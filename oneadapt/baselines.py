@@ -20,7 +20,7 @@ from oneadapt.session import Application, key_of
 
 
 def _check_trade(trade: float) -> None:
-    if trade < 0:
+    if not trade >= 0:
         raise ConfigError(f"trade={trade} must be >= 0.")
 
 

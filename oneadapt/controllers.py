@@ -50,7 +50,7 @@ class OneAdapt:
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("trade", TRADES)
 
     def __post_init__(self) -> None:
-        if self.trade < 0 or not self.rate > 0 or not 0 < self.max_step <= 1:
+        if not self.trade >= 0 or not self.rate > 0 or not 0 < self.max_step <= 1:
             raise ConfigError(
                 f"trade={self.trade} must be >= 0, rate={self.rate} > 0 and max_step={self.max_step} in (0, 1]."
             )

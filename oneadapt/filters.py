@@ -41,7 +41,7 @@ class OneAdaptFilter:
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("trade", PRICES)
 
     def __post_init__(self) -> None:
-        if self.trade < 0:
+        if not self.trade >= 0:
             raise ConfigError(f"trade={self.trade} must be >= 0.")
 
     def controller(self, application: Application) -> "FilterController":
@@ -118,7 +118,7 @@ class ReductoProfiled:
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("trade", PRICES)
 
     def __post_init__(self) -> None:
-        if self.trade < 0 or self.every < 1:
+        if not self.trade >= 0 or self.every < 1:
             raise ConfigError(f"trade={self.trade} must be >= 0 and every={self.every} at least 1.")
 
     def controller(self, application: Application) -> "ReductoController":

@@ -185,6 +185,7 @@ def test_dropped_frames_repeat_the_last_one_sent_also_over_chunks():
         ("vp9", {"qp": 64}, "qp=64"),
         ("reducto", {"feature": "corner"}, "corner"),
         ("reducto", {"threshold": 2.0}, "never exceeded"),
+        ("reducto", {"threshold": float("nan")}, "never exceeded"),
         ("eaar", {"regions": "stale"}, "stale"),
         ("accmpeg_levels", {"qps": (30, 40)}, "one fewer"),
     ],

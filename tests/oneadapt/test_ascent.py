@@ -322,6 +322,9 @@ def test_methods_that_need_a_profile_say_so():
     ("name", "knobs"),
     [
         ("oneadapt", {"trade": -1}),
+        ("oneadapt", {"trade": float("nan")}),
+        ("static", {"trade": float("nan")}),
+        ("reducto_profiled", {"trade": float("nan")}),
         ("oneadapt", {"rate": 0}),
         ("oneadapt", {"optimiser": "lbfgs"}),
         ("oneadapt", {"rounding": "up"}),
