@@ -185,7 +185,7 @@ def test_calibration_and_replay_run():
         (lambda: EngineCalibration(clock="sun"), "is not one of cpu, wall"),
         (lambda: EngineReplay(repeats=0), "repeats=0"),
         (lambda: EngineReplay(loads=()), "at least one value"),
-        (lambda: SimulatorSpeed(rate=0), "rate above 0"),
+        (lambda: SimulatorSpeed(rate=0), "rate=0 above 0"),
     ],
 )
 def test_knobs_that_are_refused(make, message):
