@@ -350,7 +350,8 @@ class OfflineCost(_Profiled):
 
     Attributes:
         lengths: context lengths in tokens.
-        repeats, warmup: timed and untimed rounds.
+        repeats: timed rounds.
+        warmup: untimed rounds, before the first length only: longer ones run the same code.
         competitor: the method whose online delay is compared; per query.
     """
 
@@ -368,7 +369,8 @@ class OfflineCost(_Profiled):
         engine = self._engine(run)
         device = str(engine.loaded.device)
         ours, theirs = _the_method(run, "llmsteer"), METHODS.create(self.competitor)
-        for key, count in run.todo((f"{count:06d}", count) for count in self.lengths):
+        for place, (key, count) in enumerate(run.todo((f"{count:06d}", count) for count in self.lengths)):
+            warmup = self.warmup if place == 0 else 0
             work = WORKLOADS.create("random_contexts", context_tokens=int(count), num_queries=1)
             context = next(iter(work.items(run.rng("offline", count), 1)))
             prefix = engine.prefix(0)
@@ -383,7 +385,7 @@ class OfflineCost(_Profiled):
                 "reading": functools.partial(engine.read, prefix, context.ids),
                 "preparation": prepare,
             }
-            timings = measure_interleaved(steps, warmup=self.warmup, repeats=self.repeats, device=device)
+            timings = measure_interleaved(steps, warmup=warmup, repeats=self.repeats, device=device)
             factors = {"context_tokens": int(count)}
             rows = [
                 Row(f"{name}_time", timing.median_s, "s", "measured", "llmsteer", factors)
@@ -395,7 +397,7 @@ class OfflineCost(_Profiled):
                 Bench("llmsteer", ours, engine, context, factors),
                 Bench(self.competitor, theirs, engine, context, factors),
             ]
-            delays = delay_rows(benches, 1, warmup=self.warmup, repeats=self.repeats)
+            delays = delay_rows(benches, 1, warmup=warmup, repeats=self.repeats)
             rows += [dataclasses.replace(row, factors=factors) for row in delays]
             saved_s = delays[1].value - delays[0].value
             broke = timings["preparation"].median_s / saved_s if saved_s > 0 else math.inf

@@ -326,7 +326,7 @@ class TfIdf(_Steered):
         return self._steered(engine, context, _same_for_all(engine, ranked[: self.k]))
 
 
-@METHODS.add("temperature", label="temperature")
+@METHODS.add("temperature", label="temperature", color="#8C6D31", marker="P")
 @dataclasses.dataclass(frozen=True)
 class Temperature:
     """All attention logits multiplied by tau: sharper attention without any selection (control).

@@ -14,6 +14,7 @@ from common.plotting import (
     grouped_bars,
     legend,
     lines,
+    log_axis,
     panels,
     paper_band,
     sample_size,
@@ -374,8 +375,7 @@ def _devices(axes: Axes, own: Results) -> pd.DataFrame:
         )
     chosen = points[(points["form"] == "layerwise") & (points["picked_share"] >= 0.5)]
     axes.scatter(chosen["load_s"], chosen["cost_usd"], s=160, facecolors="none", edgecolors="#D55E00", label="picked")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    log_axis(axes, "x", "y")
     axes.margins(x=0.25, y=0.2)
     axes.set_xlabel("loading time [s]" + basis_suffix("modelled"))
     axes.set_ylabel("keeping it for a month [USD]")
@@ -388,7 +388,7 @@ def ttft_vs_rate(results: Results) -> Drawing:
     """Mean and 99th percentile of TTFT against the request rate."""
 
     def frame(axes: Axes, _metric: str) -> None:
-        axes.set_yscale("log")
+        log_axis(axes, "y")
 
     fig, points, used = draw_lines(
         results,

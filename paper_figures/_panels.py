@@ -17,6 +17,7 @@ from common.plotting import (
     describe_seeds,
     legend,
     lines,
+    log_axis,
     panels,
     sample_size,
     scatter,
@@ -163,7 +164,7 @@ def draw_planes(results: Results, *, log_time: bool = False) -> tuple[Figure, pd
             scatter(axes, points, styles)
             axes.set_ylabel(LABELS[metric])
             if log_time:
-                axes.set_xscale("log")
+                log_axis(axes, "x")
             else:
                 axes.set_xlim(
                     0, 1.08 * float(np.max(points["x"].where(~np.isfinite(points["x_high"]), points["x_high"])))

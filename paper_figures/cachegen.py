@@ -12,6 +12,7 @@ from common.plotting import (
     grouped_bars,
     legend,
     lines,
+    log_axis,
     panels,
     paper_band,
     plain_styles,
@@ -81,7 +82,7 @@ def _curves(
             points = _both(own, x_metric, metric, [series, "factor.level"])
             lines(axes, points, chosen, "x", by=series, band=False)
             if is_log:
-                axes.set_xscale("log")
+                log_axis(axes, "x")
             axes.set_ylabel("answer quality" if metric == "quality" else KL)
             if metric == "kl":
                 kl_axis(axes, points["value"])
@@ -119,8 +120,7 @@ def ttft_vs_quality(results: Results) -> Drawing:
 
 
 def _log_x(axes: Axes, _metric: str) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    log_axis(axes, "x", "y")
 
 
 @figure("cachegen", "ttft_vs_bandwidth", experiment="ttft_vs_bandwidth", paper_ref="Fig. 11")
@@ -238,7 +238,7 @@ def real_link(results: Results) -> Drawing:
 
     def adjust(axes: Axes, _metric: str) -> None:
         axes.axhline(1.0, color="#333333", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-        axes.set_xscale("log")
+        log_axis(axes, "x")
 
     fig, points, used = draw_lines(
         results,
@@ -441,7 +441,7 @@ def coder_speed(results: Results) -> Drawing:
         rows = part.select(keep=["series", "factor.what", "factor.direction", "factor.threads"], metric="rate")
         points = summarise(rows, ["factor.what", "factor.direction"], "median")
         grouped_bars(axes, points, names, "factor.what", by="factor.direction")
-        axes.set_yscale("log")
+        log_axis(axes, "y")
         axes.set_title(title)
         axes.set_ylabel("B of fp16 cache per s")
         plotted.append(titled_points(points, title))
@@ -454,7 +454,7 @@ def coder_speed(results: Results) -> Drawing:
 def overheads(results: Results) -> Drawing:
     """Time of each phase, and storage of all levels beside the 8-bit cache."""
     parts: list[tuple[str, str, str, Callable[[Axes], None]]] = [
-        ("time", "factor.phase", "s", lambda axes: axes.set_xscale("log")),
+        ("time", "factor.phase", "s", lambda axes: log_axis(axes, "x")),
         ("storage", "factor.store", "B", lambda axes: None),
     ]
     columns = list(panels_of(results))

@@ -10,6 +10,7 @@ from common.plotting import (
     grouped_bars,
     legend,
     lines,
+    log_axis,
     panels,
     plain_styles,
     sample_size,
@@ -76,7 +77,7 @@ def quality_vs_delay(results: Results) -> Drawing:
         scatter(axes, points, styles)
         axes.set_title(f"{TASKS.get(family, family)}\n{sample_size(own.frame)}")
         axes.set_xlabel("request delay [s]")
-        axes.set_xscale("log")
+        log_axis(axes, "x")
         plotted.append(points.assign(family=family))
     grid[0, 0].set_ylabel("F1")
     legend(fig)

@@ -5,7 +5,7 @@ All of them take points as `common.stats.summarise` makes them: columns value, l
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from common.plotting.save import describe_seeds
 from common.plotting.style import MARKERS, PALETTE, PAPER_GREY, SeriesStyle, basis_suffix, hatch, linestyle
@@ -49,6 +50,35 @@ def error_range(values: pd.Series, low: pd.Series, high: pd.Series) -> npt.NDArr
     below = (values - low).where(np.isfinite(low), 0.0)
     above = (high - values).where(np.isfinite(high), 0.0)
     return np.clip(np.stack([below.to_numpy(dtype=float), above.to_numpy(dtype=float)]), 0.0, None)
+
+
+class _FewLogTicks(LogLocator):
+    """Ticks of a logarithmic axis whose labels fit beside each other, however few decades are in view."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """Several per decade for a narrow view, one per decade (or fewer) for a wide one."""
+        decades = math.log10(vmax / vmin) if 0 < vmin < vmax else 1.0
+        places = ((0.7, (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)), (1.4, (1.0, 2.0, 5.0)), (2.5, (1.0, 3.0)), (math.inf, (1.0,)))
+        self.set_params(subs=next(subs for most, subs in places if decades < most))
+        return super().tick_values(vmin, vmax)
+
+
+def log_axis(axes: Axes, *names: Literal["x", "y"]) -> None:
+    """Make the named axes logarithmic, with a few plain labels (0.03, 0.1, 0.3) that do not overlap."""
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis = axes.xaxis if name == "x" else axes.yaxis
+        axis.set_major_locator(_FewLogTicks(numticks=6 if name == "x" else 9))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _plain_or_power(value)))
+        axis.set_minor_locator(NullLocator())
+
+
+def _plain_or_power(value: float) -> str:
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    power = math.floor(math.log10(value) + 1e-9)
+    lead = value / 10.0**power
+    return f"$10^{{{power}}}$" if abs(lead - 1) < 1e-6 else f"${lead:g}\\!\\times\\!10^{{{power}}}$"
 
 
 def scatter(axes: Axes, points: pd.DataFrame, styles: Mapping[str, SeriesStyle], x: str = "x", y: str = "y") -> None:

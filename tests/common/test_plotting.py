@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import math
 import subprocess
 import sys
@@ -362,3 +363,25 @@ def test_a_figure_that_cannot_be_rendered_leaves_the_old_files(tmp_path, monkeyp
     with pytest.raises(OSError, match="no space"):
         plotting.save_figure(drawing(points=pd.DataFrame({"x": [9.0]})), tmp_path, "name", [RECORD])
     assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.011, 0.08, {"0.02", "0.05"}),
+        (0.01, 3.0, {"0.01", "0.1", "1"}),
+        (1.0, 1e5, {"1", "100", "$10^{4}$"}),
+        (1e-7, 10.0, {"$10^{-5}$", "0.1"}),
+    ],
+)
+def test_a_log_axis_has_few_plain_labels(low, high, labels):
+    with plotting.use_style():
+        _, grid = plotting.panels(1, 1, width_in=2.2)
+        axes = grid[0, 0]
+        axes.plot([low, high], [low, high])
+        plotting.log_axis(axes, "x", "y")
+        axes.figure.canvas.draw()
+        shown = [label for label in axes.get_xticklabels() if label.get_text()]
+        boxes = [label.get_window_extent() for label in shown if low / 2 <= label.get_position()[0] <= high * 2]
+    assert {label.get_text() for label in axes.get_yticklabels()} >= labels
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
