@@ -15,7 +15,7 @@ class Entry:
 
     Args:
         path: file of the application.
-        name: "" for the module body, else a function, or Class.method.
+        name: "" for the module body, else a function, Class.method, or outer.<locals>.inner.
         line: where it is defined.
         rank: 0 for module bodies and functions that nothing calls (handlers handed to a library among them), 1 for those
             that only a module body mentions (it calls them or registers them as handlers), 2 for those that other functions call.
@@ -69,6 +69,10 @@ def _references(nodes: list[ast.AST]) -> tuple[set[str], bool]:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and any(u in node.value for u in _URLS):
                 calls = True
     return names, calls
+
+
+def _inner_functions(outer: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return [n for n in ast.walk(outer) if n is not outer and isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
 def _is_dunder(name: str) -> bool:
@@ -149,6 +153,13 @@ def find_entries(app: Application) -> tuple[list[Entry], bool]:
             if short in handed_over and not _is_dunder(short):
                 rank = 0
             ranked.append(Entry(key[0], key[1], getattr(functions[key][0], "lineno", 1), rank))
+    for key, (outer, _, _) in functions.items():
+        if key in reaching:
+            for inner in _inner_functions(outer):
+                names, calls = _references([*inner.body])
+                is_given = bool(inner.decorator_list) or inner.name in handed_over
+                if is_given and (calls or names & (reaching_names | url_names)):
+                    ranked.append(Entry(key[0], f"{key[1]}.<locals>.{inner.name}", inner.lineno, 0))
     entries = sorted(ranked, key=lambda e: (e.rank, e.name != ""))
     seen_calls = bool(reaching) or any(calls for _, calls, _ in bodies.values())
     return entries, seen_calls

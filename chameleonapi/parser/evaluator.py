@@ -125,6 +125,7 @@ class Run:
     raised: ExceptionValue | None = None
     journal: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     opaque_calls: int = 0
+    nested: dict[int, Any] = field(default_factory=dict)  # functions defined inside functions, by line
 
 
 class Response:
@@ -386,6 +387,14 @@ class Evaluator:
             if isinstance(arg, (list, dict, set, Instance)):
                 self.final("argument", "", arg, ("", 0))
 
+    def run_nested(self, outer: FunctionValue, line: int) -> None:
+        """Evaluate a function that `outer` defines and hands to a library: a route of an application factory, a button."""
+        self.run_function(outer)
+        inner = self.run.nested.get(line)
+        if inner is None:
+            raise Refusal("the function is not defined when the one around it runs", outer.module.path, line)
+        self.run_function(inner)
+
     def _opaque_arguments(self, function: FunctionValue, skip_first: bool) -> tuple[list[Any], dict[str, Any]]:
         spec = function.node.args
         positional = [*spec.posonlyargs, *spec.args]
@@ -618,6 +627,8 @@ class Evaluator:
 
     def _st_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef, frame: Frame) -> None:
         function = self._make_function(node, frame, node.name)
+        if frame.variables is not frame.module.variables:
+            self.run.nested[node.lineno] = function
         value: Any = function
         for decorator in reversed(node.decorator_list):
             value = self._decorate(decorator, value, frame)
@@ -1606,6 +1617,8 @@ class Evaluator:
                 return False
             if item in container:
                 return True
+            if isinstance(item, str) and any(isinstance(e, EnumMember) and self._equal(e, item) for e in container):
+                return True  # class Bin(str, Enum)
             unknown = next((e for e in container if isinstance(e, Opaque)), None)
             if unknown is not None:
                 return Opaque(

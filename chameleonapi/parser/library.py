@@ -1784,6 +1784,13 @@ def _chain(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.A
     return [item for part in args for item in ev.iterate(part, node)]
 
 
+def _while(name: str, take: Callable[..., Any]) -> NativeFunction:
+    def call(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+        return list(take(lambda item: ev.truth(ev.call(args[0], [item], {}, node), node), ev.iterate(args[1], node)))
+
+    return NativeFunction(name, call)
+
+
 def _combine(name: str) -> NativeFunction:
     def call(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
         pools = [list(ev.iterate(a, node)) if not isinstance(a, int) else a for a in args]
@@ -1931,6 +1938,9 @@ def _module_members() -> dict[str, dict[str, Any]]:
     }
     itools = {n: _combine(n) for n in ("product", "combinations", "permutations", "islice", "zip_longest", "repeat")}
     itools["chain"] = _chain
+    itools["takewhile"] = _while("takewhile", itertools.takewhile)
+    itools["dropwhile"] = _while("dropwhile", itertools.dropwhile)
+    itools["filterfalse"] = _while("filterfalse", itertools.filterfalse)
     json_members = {"dumps": _dumps, "loads": _loads, "load": _json_load, "JSONDecodeError": ValueError}
     yaml_members = {
         "safe_load": _yaml_load,

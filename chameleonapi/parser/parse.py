@@ -204,9 +204,10 @@ class Parser:
         if not entry.name:
             return lambda: ev.run_module(entry.path)
         module = ev.module(entry.path)
+        outer, is_nested, _ = entry.name.partition(".<locals>.")
 
         def find() -> FunctionValue | None:
-            owner, _, method = entry.name.rpartition(".")
+            owner, _, method = outer.rpartition(".")
             holder: Any = module.variables.get(owner) if owner else None
             if isinstance(holder, ClassValue):
                 found = holder.attributes.get(method)
@@ -226,7 +227,9 @@ class Parser:
             None,
         )
         if function is None:
-            raise Refusal(f"the function {entry.name} is not defined when the module is loaded", entry.path, entry.line)
+            raise Refusal(f"the function {outer} is not defined when the module is loaded", entry.path, entry.line)
+        if is_nested:
+            return lambda: ev.run_nested(function, entry.line)
         return lambda: ev.run_function(function, definition)
 
     def _explore(self, entry: Entry, sites: dict[Site, dict[str, Any]]) -> dict[tuple[Site, str], _Vector]:
@@ -867,6 +870,9 @@ class Parser:
             where = f"{place[0] or site_span.path}:{place[1] or site_span.line}"
             reason = f"{where}: the application passes label text on without deciding anything on it"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        if tests and not bugs and self._is_tested_beside(session):
+            reason = f"{site_span.path}:{site_span.line}: labels only matter together with another part of the answer"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if tests:
             warnings.append(
                 f"{site_span.path}:{site_span.line}: labels are tested, but no label of the vocabulary changes anything"
@@ -882,6 +888,14 @@ class Parser:
             request=dict(request),
             warnings=tuple(warnings),
         )
+
+    def _is_tested_beside(self, session: Session) -> bool:
+        """True if some label passes a test and the application then looks at another field of the same answer."""
+        runs = [o.run for key, o in session.cache.items() if isinstance(key, tuple) and len(key) == 1]
+        outcomes = {frozenset((k, frozenset(v[2])) for k, v in run.outcomes.items()) for run in runs}
+        fields = {field for run in runs for site, field in run.seen if site == session.site}
+        numbers = any(FIELDS[f].kind == "numbers" for f in fields - {session.field_name})
+        return len(outcomes) > 1 and numbers and any(run.number_tests for run in runs)
 
     def _unknown_reason(self, session: Session) -> str | None:
         """The branch behind the API call that hides the decision, if its value is not in the source."""

@@ -205,6 +205,9 @@ class EnumMember:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, EnumMember) and str(self.name) == str(other.name)
 
+    def __lt__(self, other: "EnumMember") -> bool:  # IntEnum: max() of risk levels
+        return bool(self.value < (other.value if isinstance(other, EnumMember) else other))
+
     def __hash__(self) -> int:
         return hash(str(self.name))
 
