@@ -68,7 +68,7 @@ class Clips:
     Set data.root=FOLDER.
 
     Attributes:
-        names: files in FOLDER/video; empty: the test clips, in turn.
+        names: files in FOLDER/video; empty: the test clips whose pictures are large enough, in turn.
         height, width: pixels.
         num_frames: of each clip; parts of a file do not overlap until it is used up.
     """
@@ -99,11 +99,17 @@ class Clips:
                 "workload 'clips' needs the folder that holds video/: data=local_video data.root=FOLDER. "
                 "Use workload=procedural without one."
             )
-        names = tuple(self.names) or TEST_CLIPS
+        folder = Path(root) / "video"
+        names = tuple(self.names) or tuple(name for name in TEST_CLIPS if self._covers(folder / name))
+        if not names:
+            raise DataUnavailable(
+                f"none of the test clips {', '.join(TEST_CLIPS)} in {folder} has {self.width}x{self.height} pixels; "
+                "ask for smaller pictures (workload_args.height, .width) or name clips of your own (workload_args.names)."
+            )
         order = rng.permutation(len(names))
         for index in range(n):
             name = names[int(order[index % len(names)])]
-            path = Path(root) / "video" / name
+            path = folder / name
             start = 5 + (index // len(names)) * self.num_frames
             clip = load_clip(path, start, self.num_frames)
             if len(clip) < self.num_frames:
@@ -112,6 +118,10 @@ class Clips:
                 )
             frames = np.stack([fitted(frame, self.height, self.width) for frame in clip.frames])
             yield Clip(frames, FPS, f"{path.stem}-{start}")
+
+    def _covers(self, path: Path) -> bool:
+        frame = load_clip(path, 0, 1).frames[0]
+        return bool(frame.shape[0] >= self.height and frame.shape[1] >= self.width)
 
 
 def fitted(frame: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -127,6 +137,8 @@ def fitted(frame: np.ndarray, height: int, width: int) -> np.ndarray:
         size = max(width, round(frame.shape[1] * factor)), max(height, round(frame.shape[0] * factor))
         frame = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
     if frame.shape[0] < height or frame.shape[1] < width:
-        raise DataUnavailable(f"a clip of {frame.shape[1]}x{frame.shape[0]} is smaller than {width}x{height}.")
+        raise DataUnavailable(
+            f"a clip of {frame.shape[1]}x{frame.shape[0]} is smaller than {width}x{height}; ask for smaller pictures."
+        )
     top, left = (frame.shape[0] - height) // 2, (frame.shape[1] - width) // 2
     return np.ascontiguousarray(frame[top : top + height, left : left + width])

@@ -1,5 +1,7 @@
 """Motion, intra patches, clips, networks: the parts by themselves."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,22 @@ def test_bundled_weights_load_and_have_names():
     for name in ("grace", "grace_p", "grace_d"):
         assert load_codec(name).num_levels == 17
     assert len(EXPERIMENTS.names()) >= 10
+
+
+def test_real_clips_that_are_too_small_are_left_out(tmp_path, monkeypatch):
+    from common.codecs import encode
+    from common.errors import DataUnavailable
+    from grace import workloads
+
+    (tmp_path / "video").mkdir()
+    for name, side in (("small.mp4", 48), ("large.mp4", 80)):
+        encode(np.full((12, side, side, 3), 90, np.uint8), "h264", qp=30, fps=25.0).save(tmp_path / "video" / name)
+    monkeypatch.setattr(workloads, "TEST_CLIPS", ("small.mp4", "large.mp4"))
+    data = {"root": str(tmp_path)}
+    clips = workloads.Clips(height=64, width=64, num_frames=3)
+    assert [clip.name for clip in clips.items_from(data, np.random.default_rng(0), 2)] == ["large-5", "large-8"]
+    with pytest.raises(DataUnavailable, match="none of the test clips"):
+        next(workloads.Clips(height=96, width=96).items_from(data, np.random.default_rng(0), 1))
+    named = dataclasses.replace(clips, names=("small.mp4",))
+    with pytest.raises(DataUnavailable, match="48x48 is smaller than 64x64"):
+        next(named.items_from(data, np.random.default_rng(0), 1))
