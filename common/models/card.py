@@ -157,6 +157,23 @@ def scores_table(size: str) -> str:
     return _table(head, rows)
 
 
+def compared_table(sizes: Sequence[str]) -> str:
+    """The sizes side by side: accuracy on held-out wordings by family, and the means over all families."""
+    if len(sizes) < 2:
+        return f"Only `{sizes[0]}` is shipped: nothing to compare."
+    cells = {size: _stored(size, "gates.json")["scores"]["families"] for size in sizes}
+    keys = [f"test_{length}_chunks" for length in _LENGTHS]
+    rows = [
+        [family, *(f"{cells[size][family][key]['accuracy']:.2f}" for key in keys for size in sizes)]
+        for family in cells[sizes[0]]
+    ]
+    means = [
+        sum(cell[key]["accuracy"] for cell in cells[size].values()) / len(cells[size]) for key in keys for size in sizes
+    ]
+    rows.append(["mean of the families", *(f"{mean:.2f}" for mean in means)])
+    return _table(["held-out wording", *(f"{size} {length}" for length in _LENGTHS for size in sizes)], rows)
+
+
 def variants_table(sizes: Sequence[str]) -> str:
     """Multi-hop questions by number of hops and style, at the default length and held-out wording."""
     rows = []
@@ -209,6 +226,7 @@ def render(text: str, sizes: Sequence[str]) -> str:
         "training": training_table(sizes),
         "gates": gates_table(sizes),
         "scores": "\n\n".join(f"`{size}`\n\n{scores_table(size)}" for size in sizes),
+        "compared": compared_table(sizes),
         "variants": variants_table(sizes),
         "parts": parts_table(sizes),
         "kv": "\n\n".join(kv_table(size) for size in sizes),

@@ -292,7 +292,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "small": Shape(128, 8, 4, 2, 256, _curriculum(1000, 900)),
     # Twice as wide as `small` and as deep: a step costs about twice as much, one of twelve layers three times.
-    "base": Shape(256, 8, 8, 2, 640, _again(400, 300, 100), grows_from="small"),
+    "base": Shape(256, 8, 8, 2, 640, _reworded(550, 450), grows_from="small"),
 }
 
 
@@ -716,7 +716,7 @@ def train(options: Options) -> Mapping[str, Any]:
         "shape": {key: value for key, value in dataclasses.asdict(shape).items() if key != "stages"},
         "stages": [dataclasses.asdict(stage) for stage in shape.stages],
         "parameters": sum(p.numel() for p in trainer.master.parameters()),
-        "steps": trainer.step - (_FIRST_STEP_OF_A_LATER_STAGE if options.first_stage else 0),
+        "steps": steps_done(trainer.step),
         "tokens": trainer.tokens,
         "wall_s": round(trainer.seconds, 1),
         "goals": trainer.goals,
@@ -783,6 +783,11 @@ def _run_stages(
         save_model(trainer.master, tokenizer, checkpoint.parent)
 
 
+def steps_done(step: int) -> int:
+    """How many steps a run has made that stands at this step: one that began at a later stage counts from an offset."""
+    return step - _FIRST_STEP_OF_A_LATER_STAGE if step >= _FIRST_STEP_OF_A_LATER_STAGE else step
+
+
 def _report(trainer: Trainer, stage: Stage, losses: dict[str, float], accuracy: dict[str, float], log: Any) -> None:
     row = {
         "step": trainer.step,
@@ -795,7 +800,7 @@ def _report(trainer: Trainer, stage: Stage, losses: dict[str, float], accuracy: 
     log.write(json.dumps(row) + "\n")
     log.flush()
     left = stage.max_steps - trainer.stage_step
-    eta_s = left * trainer.seconds / max(1, trainer.step)
+    eta_s = left * trainer.seconds / max(1, steps_done(trainer.step))
     shown = " ".join(f"{family}={value:.2f}" for family, value in accuracy.items())
     print(
         f"{stage.name} {trainer.stage_step}/{stage.max_steps} (at most {math.ceil(eta_s / 60)} min more) "

@@ -215,6 +215,19 @@ def test_long_batches_stay_within_the_context(encoder):
     assert max(lengths) > 900
 
 
+def test_the_time_left_counts_the_steps_of_this_run(encoder, tmp_path, capsys):
+    """A run from a later stage starts at step 100,000; the time left once came out as "1 min" throughout."""
+    shape = training.SHAPES["small"]
+    trainer = training.Trainer(shape, training.build_model(shape, 2112, 0, 4), encoder, 0, "cpu")
+    stage = next(stage for stage in shape.stages if stage.name == "reworded")
+    trainer.step, trainer.stage_step, trainer.seconds = 100_100, 100, 200.0
+    with (tmp_path / "log").open("w") as log:
+        training._report(trainer, stage, {"answer_loss": 1.0, "text_loss": 1.0}, {}, log)
+    # 2 s a step, and max_steps - 100 to go.
+    minutes = -(-(stage.max_steps - 100) * 2 // 60)
+    assert f"at most {minutes} min more" in capsys.readouterr().out
+
+
 def test_a_later_stage_needs_weights_and_a_name(tmp_path):
     with pytest.raises(ConfigError, match="start_from"):
         training.train(training.Options(size="small", out=str(tmp_path), first_stage="broad"))
