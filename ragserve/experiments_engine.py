@@ -267,7 +267,7 @@ class EngineReplay:
         max_batch_tokens: of both engines.
         max_chunks, summary_tokens: of the queries; see `build_trace`.
         chunk_tokens: of a chunk, where the model has no tokenizer (random weights of a paper's shape); see `random_trace`.
-        repeats: replays of each trace at each load; of a query's delays the median counts.
+        repeats: replays of each trace at each load; of a query's delays the mean counts.
         clock: "cpu" counts this process's work, "wall" is for a machine that does nothing else.
         calibration_every: keep every so many-th batch of the calibration grid.
     """
@@ -302,8 +302,8 @@ class EngineReplay:
                 yield ItemRows(key, self._item(run, key, loaded))
 
     def _item(self, run: Run, key: str, loaded: LoadedModel) -> list[Row]:
-        # Batches are timed before, between and after the replays, and their median counts: a delay is made of typical iterations,
-        # on the machine as it is in these minutes, not of the fastest. For the same reason a trace is replayed several times.
+        # Batches are timed before, between and after the replays, and their mean counts: a delay is a sum of iterations, slow
+        # ones among them, on the machine as it is in these minutes. For the same reason a trace is replayed several times.
         timings = [self._round(loaded)]
         replays = [self._prepare(run, key, loaded, pool) for pool in self.pools]
         for _ in range(self.repeats):
@@ -313,7 +313,7 @@ class EngineReplay:
                         delays, answers = replay(engine, one.trace, one.arrivals(load_factor))
                     one.runs.setdefault(load_factor, []).append((delays, answers))
             timings.append(self._round(loaded))
-        fitted = fit(points_of(timings, "median"), loaded.spec.name)
+        fitted = fit(points_of(timings, "mean"), loaded.spec.name)
         rows = [Row("held_out_error", fitted.held_out_mean, "1", "measured")]
         for one in replays:
             rows += one.rows(fitted.cost)
@@ -378,7 +378,7 @@ class _Replays:
         yield Row("capacity", self.capacity, "1/s", "measured", factors={"pool_tokens": pool})
         for load_factor, repeats in self.runs.items():
             arrivals = self.arrivals(load_factor)
-            real = [float(value) for value in np.median([delays for delays, _ in repeats], axis=0)]
+            real = [float(value) for value in np.mean([delays for delays, _ in repeats], axis=0)]
             answers = repeats[0][1]
             # transformers takes pages as a prompt is computed, as vLLM's v1 does.
             simulator = SimEngine(self.facts, cost, answers.__getitem__, SimOptions(admission="chunk"))

@@ -16,6 +16,7 @@ import email.utils
 import heapq
 import http.client
 import json
+import math
 import queue
 import re
 import urllib.parse
@@ -524,7 +525,7 @@ def _choice_of(event: str) -> tuple[str, list[str], list[float]]:
     except (ValueError, RecursionError) as error:
         raise _Failure(f"the server sent what is no JSON: {event[:60]!r}") from error
     try:
-        if "error" in data:
+        if data.get("error"):  # some servers send `"error": null` with every event
             raise _Failure(f"the server reports: {str(data['error'].get('message', data['error']))[:300]}")
         if not data["choices"]:
             return "", [], []  # a usage report
@@ -533,6 +534,9 @@ def _choice_of(event: str) -> tuple[str, list[str], list[float]]:
         names, values = list(given.get("tokens") or []), list(given.get("token_logprobs") or [])
         if len(values) != len(names) or not all(isinstance(name, str) for name in names):
             raise _Failure("the server's tokens and log-probabilities do not match")
-        return str(choice.get("text") or ""), names, [float(value) for value in values]
+        logprobs = [float(value) for value in values]
+        if any(math.isnan(value) for value in logprobs):
+            raise _Failure("the server sent a log-probability that is no number")
+        return str(choice.get("text") or ""), names, logprobs
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise _Failure(f"the server sent another JSON than a completion: {event[:80]!r}") from error

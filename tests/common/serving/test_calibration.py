@@ -97,6 +97,7 @@ def test_points_come_from_all_rounds():
     rounds = [{batch: [5.0, 6.0, 7.0, 8.0]}, {batch: [4.0, 9.0, 9.0]}]
     assert points_of(rounds) == [Point(batch, 4.0, 7)]
     assert points_of(rounds, "median") == [Point(batch, 7.0, 7)]
+    assert points_of([{batch: [1.0, 1.0, 2.0, 2.0, 3.0, 5.0, 14.0]}], "mean") == [Point(batch, 4.0, 7)]  # 28 / 7
     with pytest.raises(ConfigError, match="fewer than 7"):
         points_of(rounds[:1])
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import socket
 import threading
 import time
@@ -212,6 +213,10 @@ HALF = [STREAM, b'data: {"choices": [{"text"']
             [STREAM, event({"choices": [{"text": "", "logprobs": {"tokens": ["a"], "token_logprobs": []}}]})],
             "do not match",
         ),
+        (
+            [STREAM, event({"choices": [{"text": "", "logprobs": {"tokens": ["a"], "token_logprobs": [math.nan]}}]})],
+            "no number",
+        ),
         ([STREAM, event(b"[DONE]")], "gave 0 tokens"),
         ([STREAM, *good_events(tokens=(1, 2, 3, 4, 5))], "gave 5 tokens where 1 to 4"),
         (b"HTTP/1.1 banana\r\n\r\n", "the connection failed"),
@@ -227,6 +232,15 @@ def test_what_may_pass_is_tried_again_and_then_told(bad, message):
         assert "(after 3 attempts)" in done.error
         assert done.tokens == ()
         assert len(server.bodies) == 3
+
+
+def test_an_error_that_is_null_is_none():
+    pieces = [STREAM]
+    for piece in good_events():
+        data = piece.removeprefix(b"data: ").strip()
+        pieces.append(piece if data == b"[DONE]" else event(json.loads(data) | {"error": None}))
+    with MisbehavingServer([pieces]) as server:
+        assert ask(server.url).tokens == (5, 6)
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422])
