@@ -109,7 +109,8 @@ class QualityVsLoss:
                 for loss_rate, repeat in itertools.product(self.loss_rates, range(self.repeats)):
                     if not loss_rate and repeat:
                         continue
-                    rng = run.rng("losses", key, str(loss_rate), repeat)
+                    # The same draws at every rate: what is lost at a low rate is lost at every higher one.
+                    rng = run.rng("losses", key, repeat)
                     shown = play_lossy(receiver.fork(), stream, self.begin, last + LATENESS_FRAMES, loss_rate, rng)
                     for burst in self.bursts:
                         number = self.begin + burst - 1

@@ -57,6 +57,8 @@ def _columns(results: Results, factor: str) -> list[tuple[str, Results]]:
 
 
 def _loss_curves(results: Results, bursts: Sequence[int] | None, methods: Sequence[str] | None = None) -> Drawing:
+    if methods is not None:
+        results = results.only(method=list(methods))
     need(results, "ssim")
     columns = [
         (title, own)
@@ -64,8 +66,6 @@ def _loss_curves(results: Results, bursts: Sequence[int] | None, methods: Sequen
         if bursts is None or int(own.frame["factor.burst_frames"].dropna().iloc[0]) in bursts
     ]
     styles = styles_of(results)
-    if methods is not None:
-        styles = {name: style for name, style in styles.items() if name.partition(" ")[0] in methods}
     fig, grid = panels(1, len(columns), width_in=3.4 if len(columns) > 1 else 4.8, height_in=3.0, sharey=True)
     plotted = []
     for axes, (title, own) in zip(grid[0], columns, strict=True):
