@@ -88,20 +88,20 @@ class BlendedModel:
         """The prompt as token ids: every chunk tokenised alone, the chat template (if any) around them.
 
         Raises:
-            ConfigError: an empty question.
+            ConfigError: an empty question, or one text where a list of texts is expected.
         """
         if not question.strip():
             raise ConfigError("the question is empty.")
         tokenizer = self.engine.tokenizer
         return Request(
-            tuple(tuple(prompt_format.encode_chunk(tokenizer, chunk)) for chunk in chunks if chunk.strip()),
+            tuple(tuple(prompt_format.encode_chunk(tokenizer, chunk)) for chunk in _texts(chunks) if chunk.strip()),
             (*prompt_format.encode_question(tokenizer, question), *self._suffix),
             prefix=self._prefix,
         )
 
     def precompute(self, chunks: Sequence[str]) -> int:
         """Store the KV of every chunk that is not stored yet; returns how many had to be computed."""
-        return sum(self.engine.precompute(self.request([chunk], "?")) for chunk in chunks)
+        return sum(self.engine.precompute(self.request([chunk], "?")) for chunk in _texts(chunks))
 
     def generate(
         self, chunks: Sequence[str], question: str, *, max_new_tokens: int = 64, on_phase: OnPhase | None = None
@@ -133,6 +133,13 @@ class BlendedModel:
             )
         decoded = engine.decode(computed, max_new_tokens)
         return Answer(prompt_format.decode_answer(engine.tokenizer, decoded.ids), decoded.ids, report)
+
+
+def _texts(chunks: Sequence[str]) -> Sequence[str]:
+    """Refuse one text in place of a list of texts: it would be taken for the list of its letters."""
+    if isinstance(chunks, str):
+        raise ConfigError(f"chunks={chunks[:30]!r} is one text; give a list of texts, as in [text].")
+    return chunks
 
 
 def _layout(tokenizer: Any, system: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
