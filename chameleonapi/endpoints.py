@@ -154,7 +154,7 @@ def _read_json(body: bytes) -> Mapping[str, Any]:
 def _from_base64(text: Any, what: str, kind: str = "INVALID_ARGUMENT") -> bytes:
     try:
         if not isinstance(text, str):
-            raise ValueError(f"it is a {type(text).__name__}")
+            raise ValueError(f"it is of type {type(text).__name__}")
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadRequest(400, kind, f"{what} is not base64: {error}.") from error

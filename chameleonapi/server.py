@@ -7,6 +7,7 @@
 No request stops the server: what is wrong with one is answered with an error in the provider's form.
 """
 
+import contextlib
 import json
 import socket
 import threading
@@ -19,6 +20,7 @@ from chameleonapi.endpoints import Response, handle, refusal
 from chameleonapi.registry import Router
 
 MAX_BODY_BYTES = 20 * 1024 * 1024
+MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES  # of a body that is too large; then the connection is cut
 READ_TIMEOUT_S = 30.0
 
 
@@ -81,15 +83,24 @@ class _Connection(BaseHTTPRequestHandler):
             return
         limit = self.server.max_body_bytes
         if length > limit:
-            # The body is not read, so the connection cannot be used for another request.
             self.close_connection = True
             self._send(refusal(413, "REQUEST_TOO_LARGE", f"the body has {length} bytes; send at most {limit}.", is_aws))
+            self._discard(min(length, MAX_DISCARDED_BYTES))
             return
         body = self.rfile.read(length)
         if len(body) < length:
             self.close_connection = True
             return
         self._answer("POST", body)
+
+    def _discard(self, length: int) -> None:
+        """Read a body that is too large and keep nothing: a client that is still sending would not see the answer."""
+        with contextlib.suppress(OSError):
+            while length > 0:
+                piece = self.rfile.read(min(length, 1 << 16))
+                if not piece:
+                    return
+                length -= len(piece)
 
     def _other(self) -> None:
         self.close_connection = True

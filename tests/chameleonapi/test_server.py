@@ -168,6 +168,11 @@ def test_huge_bodies_and_broken_connections(server, images):
     with socket.create_connection((host, port), timeout=20) as raw:
         raw.sendall(b"POST /v1/images:annotate HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
         assert b" 413 " in raw.recv(4096)
+    # A client that sends all of it before it listens gets the answer too.
+    connection = http.client.HTTPConnection(host, port, timeout=60)
+    connection.request("POST", "/v1/images:annotate", b"x" * 3_000_000)
+    assert connection.getresponse().status == 413
+    connection.close()
     for head in (b"POST / HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: many\r\n\r\n"):
         with socket.create_connection((host, port), timeout=20) as raw:
             raw.sendall(head)
