@@ -165,8 +165,12 @@ class SendingEnd:
         self._transmit(packets, now + self._settings.times.encode_s, target)
 
     def _transmit(self, packets: Sequence[bytes], ready_s: float, frame_bytes: float) -> None:
-        """Pace packets out at 2.5 times the target rate."""
-        rate = _PACING * max(frame_bytes, 100.0) * self._info.fps
+        """Pace packets out at 2.5 times the target rate, or what is sent, where a scheme cannot code as little as it may send.
+
+        Else frames would queue up in the sender, whatever the network can carry.
+        """
+        num_bytes = sum(len(packet) + WIRE_HEADER_BYTES for packet in packets)
+        rate = _PACING * max(frame_bytes, num_bytes) * self._info.fps
         for packet in packets:
             departure = max(ready_s, self._next_departure_s)
             self._next_departure_s = departure + (len(packet) + WIRE_HEADER_BYTES) / rate

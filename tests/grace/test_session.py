@@ -62,13 +62,20 @@ def call(scheme, clip, rate_bps=2e6, loss=None, num_frames=20, queue=25):
 def test_delay_on_a_quiet_link_is_the_sum_of_its_parts(clip):
     record = call(Nack(codec="h264"), clip)
     frame = record.frames[5]
-    # Packets leave at 2.5 times the target rate, 900 bytes per 40 ms; the last one is then sent and travels 50 ms.
+    # Packets leave at 2.5 times the target rate, 900 bytes per 40 ms, or the frame's own; the last one is then sent and travels 50 ms.
     assert np.isfinite(frame_delays(record)).all()
-    pacing = 2.5 * 900 * 25
+    pacing = 2.5 * max(900, frame.wire_bytes) * 25
     gaps = (frame.wire_bytes - frame.wire_bytes / frame.num_packets) / pacing
     last = frame.wire_bytes / frame.num_packets * 8 / 2e6
     expected = TIMES.encode_s + gaps + last + 0.05 + TIMES.decode_s
     assert frame.shown_s - frame.capture_s == pytest.approx(expected, abs=2e-4)
+
+
+def test_frames_larger_than_allowed_do_not_queue_in_the_sender(clip, monkeypatch):
+    # Every frame is larger than the 60 bytes that the controller allows; the network carries them easily.
+    monkeypatch.setattr(Constant, "target_bytes", lambda self, now, frame_s, in_flight_packets: 60.0)
+    delays = frame_delays(call(Salsify(), clip, num_frames=40))
+    assert delays[-5:].mean() < delays[:5].mean() + 0.02
 
 
 def test_retransmission_costs_a_round_trip(clip):
