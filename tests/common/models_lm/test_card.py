@@ -27,6 +27,18 @@ def test_tables_are_rectangular():
             assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
+def test_sizes_are_compared_on_the_same_cells():
+    assert "nothing to compare" in card.compared_table(["small"])
+    lines = card.compared_table(["small", "small"]).splitlines()
+    stored = card._stored("small", "gates.json")["scores"]["families"]
+    cells = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    accuracies = [f"{stored[cells[0]][f'test_{length}_chunks']['accuracy']:.2f}" for length in card._LENGTHS]
+    assert cells[1::2] == cells[2::2] == accuracies
+    # The last line is the mean of the columns above it.
+    column = [float(line.split("|")[2]) for line in lines[2:]]
+    assert column[-1] == pytest.approx(sum(column[:-1]) / len(column[:-1]), abs=0.01)
+
+
 def test_readers_of_one_chunk_are_asked_what_it_can_tell(monkeypatch):
     _, tokenizer = gates.load_bundled("small")
     seen = []
