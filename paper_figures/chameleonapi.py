@@ -435,16 +435,14 @@ def serving_load(results: Results) -> Drawing:
     ):
         rows = results.select(keep=keep, metric=metric)
         own = summarise(rows, ["factor.form"], "median").assign(
-            form=lambda t: t["factor.form"].map(names), series="all"
+            form=lambda t: t["factor.form"].map(names), series="_all"
         )
         own[["value", "low", "high"]] *= scale
         own["form"] = pd.Categorical(own["form"], order, ordered=True)
         own = own.sort_values("form", kind="stable").assign(form=lambda t: t["form"].astype(str))
-        grouped_bars(axes, own, plain_styles(["all"]), "form")
+        grouped_bars(axes, own, plain_styles(["_all"]), "form")  # an underscore: no entry in the legend
         axes.set_ylabel(label)
-        plotted.append(own.assign(metric=metric))
-    for axes in grid[0]:
-        axes.tick_params(axis="x", labelrotation=20)
+        plotted.append(own.assign(metric=metric, series="all"))
     legend(fig)
     apps = int(rows["factor.num_apps"].max())
     text = (

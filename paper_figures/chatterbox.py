@@ -68,6 +68,14 @@ def networks(results: Results) -> Drawing:
     )
 
 
+def log_ticks(axes: Any, values: pd.Series, names: dict[float, str] | None = None) -> None:
+    """A logarithmic x axis with a tick at each value that was run."""
+    ticks = sorted(float(v) for v in values.unique())
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [(names or {}).get(tick, f"{tick:g}") for tick in ticks])
+    axes.minorticks_off()
+
+
 def sweep(results: Results, factor: str, x_label: str, title: str, *, log: bool = False, note: str = "") -> Drawing:
     """Stall ratio, and bytes per token, against one factor."""
     styles = styles_of(results)
@@ -83,7 +91,7 @@ def sweep(results: Results, factor: str, x_label: str, title: str, *, log: bool 
         axes[0, place].set_ylabel(label)
         axes[0, place].set_ylim(bottom=0)
         if log:
-            axes[0, place].set_xscale("log")
+            log_ticks(axes[0, place], points[column])
         plotted.append(points)
     axes[0, 0].set_title(sample_size(results.frame))
     legend(fig, max_columns=3)
@@ -162,7 +170,8 @@ def threshold(results: Results) -> Drawing:
     fig, axes = panels()
     points = points_of(results, "stall_ratio", "factor.threshold_ms", scale=PERCENT)
     lines(axes[0, 0], points, styles, "factor.threshold_ms")
-    axes[0, 0].set(xlabel="stall threshold [ms]", ylabel="stall ratio [%]", xscale="log", ylim=(0, None))
+    axes[0, 0].set(xlabel="stall threshold [ms]", ylabel="stall ratio [%]", ylim=(0, None))
+    log_ticks(axes[0, 0], points["factor.threshold_ms"])
     axes[0, 0].set_title(sample_size(results.frame))
     legend(fig, max_columns=2)
     rows = used(results, "stall_ratio")
@@ -182,9 +191,8 @@ def packet_cap(results: Results) -> Drawing:
     styles = plain_styles(sorted(points["packing"].unique()))
     fig, axes = panels()
     lines(axes[0, 0], points, styles, "factor.cap_tokens", by="packing")
-    axes[0, 0].set(
-        xlabel="tokens per packet at most (1000: no cap)", ylabel="stall ratio [%]", xscale="log", ylim=(0, None)
-    )
+    axes[0, 0].set(xlabel="tokens per packet at most", ylabel="stall ratio [%]", ylim=(0, None))
+    log_ticks(axes[0, 0], points["factor.cap_tokens"], {1000.0: "no cap"})
     axes[0, 0].set_title(sample_size(results.frame))
     legend(fig, max_columns=3)
     caption = f"At most two packets leave at once. {STALL} {INTERVALS}"
@@ -268,7 +276,8 @@ def slow_link(results: Results) -> Drawing:
         own = results.only(**{"factor.outage_s": outage_s})
         points = points_of(own, "delay_settled_median", "factor.link_kbps").assign(outage_s=outage_s)
         lines(axes[0, place], points, styles, "factor.link_kbps")
-        axes[0, place].set(xscale="log", yscale="log", xlabel="link rate [kbit/s]", title=f"outage of {outage_s:g} s")
+        axes[0, place].set(yscale="log", xlabel="link rate [kbit/s]", title=f"outage of {outage_s:g} s")
+        log_ticks(axes[0, place], points["factor.link_kbps"])
         plotted.append(points)
     axes[0, 0].set_ylabel("median delay, 10 s later and on [s]")
     legend(fig)

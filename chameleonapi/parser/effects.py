@@ -74,6 +74,11 @@ class Atom(NamedTuple):
         return TEXT_MARK in self.pattern
 
     @property
+    def is_commentary(self) -> bool:
+        """True for displays, and values that an object keeps for itself, which repeat the label."""
+        return self.echoes and (self.is_display or self.category == "attribute")
+
+    @property
     def is_bare(self) -> bool:
         """True if a list and nothing else is passed on, without a word of the application's own."""
         return self.pattern.startswith("[") and not _WORD.search(self.pattern.replace(TEXT_MARK, ""))

@@ -3,7 +3,7 @@
 import ast
 from dataclasses import dataclass
 
-from chameleonapi.parser.providers import ALL_METHODS
+from chameleonapi.parser.providers import ALL_METHODS, DISTINCTIVE
 from chameleonapi.parser.sources import Application
 
 _URLS = ("vision.googleapis.com", "language.googleapis.com")
@@ -66,9 +66,15 @@ def _references(nodes: list[ast.AST]) -> tuple[set[str], bool]:
                 names.add(node.attr)
                 if node.attr in ALL_METHODS and isinstance(node.ctx, ast.Load):
                     calls = True
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and any(u in node.value for u in _URLS):
-                calls = True
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                # getattr(client, "label_detection")
+                calls |= node.value in DISTINCTIVE or any(u in node.value for u in _URLS)
     return names, calls
+
+
+def _own_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.AST]:
+    defaults = [*function.args.defaults, *(d for d in function.args.kw_defaults if d is not None)]
+    return [*function.body, *defaults]
 
 
 def _inner_functions(outer: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -88,20 +94,26 @@ def find_entries(app: Application) -> tuple[list[Entry], bool]:
         rest: list[ast.AST] = []
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                functions[(path, node.name)] = (node, *_references([*node.body]))
+                functions[(path, node.name)] = (node, *_references(_own_code(node)))
                 rest += node.decorator_list
             elif isinstance(node, ast.ClassDef):
                 for inner in node.body:
                     if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                        functions[(path, f"{node.name}.{inner.name}")] = (inner, *_references([*inner.body]))
+                        functions[(path, f"{node.name}.{inner.name}")] = (inner, *_references(_own_code(inner)))
                     else:
                         rest.append(inner)
+            elif (
+                isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Lambda)
+                and isinstance(node.targets[0], ast.Name)
+            ):
+                functions[(path, node.targets[0].id)] = (node.value, *_references([node.value.body]))
             else:
                 rest.append(node)
                 if isinstance(node, (ast.If, ast.Try, ast.With)):
                     for deep in ast.walk(node):
                         if isinstance(deep, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                            functions.setdefault((path, deep.name), (deep, *_references([*deep.body])))
+                            functions.setdefault((path, deep.name), (deep, *_references(_own_code(deep))))
         names, calls = _references(rest)
         bodies[path] = (names, calls, tree)
         for statement in tree.body:
@@ -156,7 +168,7 @@ def find_entries(app: Application) -> tuple[list[Entry], bool]:
     for key, (outer, _, _) in functions.items():
         if key in reaching:
             for inner in _inner_functions(outer):
-                names, calls = _references([*inner.body])
+                names, calls = _references(_own_code(inner))
                 is_given = bool(inner.decorator_list) or inner.name in handed_over
                 if is_given and (calls or names & (reaching_names | url_names)):
                     ranked.append(Entry(key[0], f"{key[1]}.<locals>.{inner.name}", inner.lineno, 0))

@@ -116,6 +116,7 @@ class Run:
     hits: int = 0
     text_tests: int = 0
     number_tests: int = 0
+    number_pairs: int = 0  # numbers of answers that were compared or combined with each other
     label_reads: int = 0
     instance_reads: int = 0
     bugs: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -125,6 +126,7 @@ class Run:
     raised: ExceptionValue | None = None
     journal: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     opaque_calls: int = 0
+    asked: set[str] = field(default_factory=set)  # database cursors that were asked for a label
     nested: dict[int, Any] = field(default_factory=dict)  # functions defined inside functions, by line
 
 
@@ -1037,7 +1039,7 @@ class Evaluator:
             return list(value)
         if isinstance(value, Opaque):
             self.run.opaque_calls += 1
-            return [value.derive("[i]")]
+            return [value.derive("[i]", value.origin in self.run.asked)]
         if isinstance(value, Instance):
             method = value.cls.lookup("__iter__")
             if isinstance(method, FunctionValue):
@@ -1094,8 +1096,8 @@ class Evaluator:
                 return stored
             if name in prov.GOOGLE_ENTITY_TYPES and value.origin.endswith(("Entity.Type", "EntityType")):
                 return EnumMember(name, prov.GOOGLE_ENTITY_TYPES.index(name), "Type")
-            made = value.derive(f".{name}")
-            if name in ("client", "_client") and value.service:
+            made = value.derive(f".{name}", name == "rowcount" and value.origin in self.run.asked)
+            if value.service and (name in ("client", "_client") or name in prov.ALL_METHODS):
                 made.service = value.service
             return made
         if isinstance(value, Instance):
@@ -1427,6 +1429,8 @@ class Evaluator:
             self.check_size(len(left) + len(right), node)
         if isinstance(op, ast.Mult) and isinstance(left, int) and isinstance(right, int):
             self.check_size(left.bit_length() + right.bit_length(), node)
+        if isinstance(left, TaintedFloat) and isinstance(right, TaintedFloat):
+            self.run.number_pairs += 1
         result = _BINARY[type(op)](left, right)
         if isinstance(result, str) and (isinstance(left, TaintedStr) or isinstance(right, TaintedStr)):
             return TaintedStr(result)
@@ -1494,6 +1498,8 @@ class Evaluator:
             return equal if isinstance(op, ast.Eq) else not equal
         if isinstance(left, (TaintedFloat, TaintedInt)) != isinstance(right, (TaintedFloat, TaintedInt)):
             self.run.number_tests += 1
+        elif isinstance(left, TaintedFloat) and isinstance(right, TaintedFloat):
+            self.run.number_pairs += 1
         if isinstance(left, EnumMember) or isinstance(right, EnumMember):
             left = left.value if isinstance(left, EnumMember) else left
             right = right.value if isinstance(right, EnumMember) else right
@@ -1921,7 +1927,8 @@ class Evaluator:
         """A call that leaves the application: an ML API, or any other library."""
         origin = receiver.origin if method is None else f"{receiver.origin}.{method}"
         last = method if method is not None else origin.rsplit(".", 1)[-1]
-        answered = self._api_call(receiver, last, args, kwargs, node, method is not None)
+        is_method = method is not None or (receiver.service is not None and last in prov.ALL_METHODS)
+        answered = self._api_call(receiver, last, args, kwargs, node, is_method)
         if answered is not MISSING:
             return answered
         known = self.library.known_call(self, receiver, origin, last, args, kwargs, node)
@@ -1930,6 +1937,9 @@ class Evaluator:
         self.run.opaque_calls += 1
         arguments = [*args, *kwargs.values()]
         tainted = receiver.tainted or any(map(is_tainted, arguments))
+        if method in ("execute", "executemany") and tainted:
+            self.run.asked.add(receiver.origin)
+        tainted |= receiver.origin in self.run.asked and str(method).startswith("fetch")
         if method in _TEXT_METHODS:
             # Text that is not known stays so, however often labels are cut out of it; nothing leaves the application.
             last_call = f".{method}(the API's output)"

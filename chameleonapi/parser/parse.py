@@ -625,7 +625,7 @@ class Parser:
             for a in session.observe(analysis.pad(output)).atoms
             if analysis.keep(a)
             and (a.channel, a.pattern) not in analysis.ungated
-            and not (analysis.drop_display_echo and a.is_display and a.echoes)
+            and not (analysis.drop_display_echo and a.is_commentary)
         ]
 
     def _assumptions(self, session: Session) -> list[str]:
@@ -727,6 +727,13 @@ class Parser:
                 variables = probing.numeric_variables(session, keep)
             except NoVariation:
                 continue
+            runs = [observed.run for observed in session.cache.values()]
+            answers = {site for run in runs for site, name in run.seen if FIELDS[name].kind == "numbers"}
+            if len(answers) > 1 and any(run.number_pairs for run in runs):
+                reason = (
+                    f"{span.path}:{span.line}: the numbers of several answers are compared or combined with each other"
+                )
+                return [_unsupported(spec.api, spec.name, reason, span, spec.scale)]
             for observed in session.cache.values():
                 for branch in observed.run.branches.values():
                     if branch.after_api and (branch.tainted or library.is_local_model(branch.origin)):

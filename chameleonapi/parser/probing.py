@@ -268,7 +268,7 @@ class Analysis:
             for a in map(self._as_report, atoms)
             if self.keep(a)
             and (a.channel, a.pattern) not in self.ungated
-            and not (self.drop_display_echo and a.is_display and a.echoes)
+            and not (self.drop_display_echo and a.is_commentary)
         )
 
     def _as_report(self, atom: Atom) -> Atom:
@@ -411,6 +411,11 @@ class Analysis:
                     both = effect_with(other)
                     if both is not None:
                         turned.setdefault(both, []).append(other)
+            if len(turned) > 6:
+                # Points are added up: every further label makes another effect.
+                raise Reject(
+                    f"the effects do not follow from single labels: {first!r} with other labels is treated differently"
+                )
             if turned:
                 turned = {}
                 for other in labels:
