@@ -167,7 +167,9 @@ def _send(options: argparse.Namespace) -> None:
     if options.json is not None:
         options.json.write_text(json.dumps(captures))
     down = link.counters[1]
-    print(f"{len(captures)} frames sent; of {down.offered} packets {down.lost} were lost, {down.dropped} dropped")
+    left_out = num_frames - 1 - len(captures)
+    late = f" ({left_out} left out: this machine codes too slowly)" if left_out else ""
+    print(f"{len(captures)} frames sent{late}; of {down.offered} packets {down.lost} were lost, {down.dropped} dropped")
 
 
 def _receive(options: argparse.Namespace) -> None:

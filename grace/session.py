@@ -68,7 +68,10 @@ class SessionSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameRecord:
-    """What became of a frame: times in s since the call began; `shown_s` is infinite if it was never decoded."""
+    """What became of a frame: times in s since the call began; `shown_s` is infinite if it was never decoded, or never sent.
+
+    `number` is that of its frame interval, see `SendingEnd.slots`.
+    """
 
     number: int
     capture_s: float
@@ -119,6 +122,8 @@ class SendingEnd:
 
     Attributes:
         captures_s: when each frame was taken, by number.
+        slots: in whose frame interval each frame was taken, by number. In virtual time that is its number. In real time a
+            sender that is a whole interval late leaves a frame out, as a camera would, and the next one gets its number.
         wire: bytes on the wire and number of packets of each frame.
         targets_bps: what the controller allowed, by frame.
         sent_packets, sent_bytes: everything sent again included.
@@ -144,22 +149,27 @@ class SendingEnd:
         self._next_departure_s = 0.0
         self._resent: dict[bytes, float] = {}
         self.captures_s: dict[int, float] = {}
+        self.slots: dict[int, int] = {}
         self.wire: dict[int, tuple[int, int]] = {}
         self.targets_bps: list[float] = []
         self.sent_packets = self.sent_bytes = 0
 
     def begin(self, at_s: float) -> None:
         """Schedule all frames."""
-        for number in range(1, self._settings.num_frames):
-            when = at_s + number / self._info.fps
-            self._network.at(when, lambda number=number, when=when: self._send_frame(number, when))  # type: ignore[misc]
+        for slot in range(1, self._settings.num_frames):
+            when = at_s + slot / self._info.fps
+            self._network.at(when, lambda slot=slot, when=when: self._send_frame(slot, when))  # type: ignore[misc]
 
-    def _send_frame(self, number: int, capture_s: float) -> None:
+    def _send_frame(self, slot: int, capture_s: float) -> None:
         now, fps = self._network.now(), self._info.fps
+        if now > capture_s + 1 / fps:
+            return
+        number = len(self.slots) + 1
+        self.slots[number] = slot
         self.captures_s[number] = capture_s
         target = self._controller.target_bytes(now, 1 / fps, len(self._pending))
         self.targets_bps.append(target * 8 * fps)
-        frame = self._frames[source_index(number, len(self._frames))]
+        frame = self._frames[source_index(slot, len(self._frames))]
         packets = self._sender.encode(number, frame, target)
         self.wire[number] = sum(len(p) + WIRE_HEADER_BYTES for p in packets), len(packets)
         self._transmit(packets, now + self._settings.times.encode_s, target)
@@ -333,11 +343,13 @@ class Session:
     def record(self) -> SessionRecord:
         """What happened; call it after the network ran until `end_s`."""
         frames = []
-        for number in range(1, self._settings.num_frames):
+        numbers = {slot: number for number, slot in self._sending.slots.items()}
+        for slot in range(1, self._settings.num_frames):
+            number = numbers.get(slot, 0)
             shown_s, image = self._receiving.shown.get(number, (math.inf, None))
             size, count = self._sending.wire.get(number, (0, 0))
-            capture_s = self._begin_s + number / self._info.fps
-            frames.append(FrameRecord(number, capture_s, shown_s, image, size, count))
+            capture_s = self._begin_s + slot / self._info.fps
+            frames.append(FrameRecord(slot, capture_s, shown_s, image, size, count))
         return SessionRecord(
             tuple(frames),
             len(frames) / self._info.fps,

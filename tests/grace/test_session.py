@@ -17,6 +17,7 @@ from grace.session import (
     PAPER_TIMES,
     CodecTimes,
     FrameRecord,
+    SendingEnd,
     Session,
     SessionRecord,
     SessionSettings,
@@ -62,7 +63,7 @@ def call(scheme, clip, rate_bps=2e6, loss=None, num_frames=20, queue=25):
 def test_delay_on_a_quiet_link_is_the_sum_of_its_parts(clip):
     record = call(Nack(codec="h264"), clip)
     frame = record.frames[5]
-    # Packets leave at 2.5 times the target rate, 900 bytes per 40 ms, or the frame's own; the last one is then sent and travels 50 ms.
+    # Packets leave at 2.5 times the target rate, 900 bytes per 40 ms, or the frame's own; the last one travels 50 ms.
     assert np.isfinite(frame_delays(record)).all()
     pacing = 2.5 * max(900, frame.wire_bytes) * 25
     gaps = (frame.wire_bytes - frame.wire_bytes / frame.num_packets) / pacing
@@ -76,6 +77,52 @@ def test_frames_larger_than_allowed_do_not_queue_in_the_sender(clip, monkeypatch
     monkeypatch.setattr(Constant, "target_bytes", lambda self, now, frame_s, in_flight_packets: 60.0)
     delays = frame_delays(call(Salsify(), clip, num_frames=40))
     assert delays[-5:].mean() < delays[:5].mean() + 0.02
+
+
+class SlowMachine:
+    """A clock that work moves on, as in real time: an event that is due late happens late."""
+
+    def __init__(self):
+        self.time_s, self.queue, self.sent_s = 0.0, [], []
+
+    def now(self):
+        return self.time_s
+
+    def at(self, when_s, action):
+        self.queue.append((when_s, len(self.queue), action))
+
+    def udp(self, node, port, on_datagram):
+        return self
+
+    def send(self, data):
+        self.sent_s.append(self.time_s)
+
+    def run(self):
+        while self.queue:
+            self.queue.sort(key=lambda event: event[:2])
+            when_s, _, action = self.queue.pop(0)
+            self.time_s = max(self.time_s, when_s)
+            action()
+
+
+def test_a_slow_sender_leaves_frames_out_instead_of_sending_none(clip):
+    machine = SlowMachine()
+    sender = Nack(codec="h264").sender(INFO)
+    sender.start(clip[0])
+    encode = sender.encode
+
+    def slowly(*arguments):
+        machine.time_s += 0.15  # nearly four frame intervals
+        return encode(*arguments)
+
+    sender.encode = slowly
+    end = SendingEnd(machine, sender, clip, INFO, Constant(), SessionSettings(20, TIMES))
+    end.begin(0.0)
+    machine.run()
+    # Frame 1 is taken at 0.04 s and coded until 0.19 s, when frames 2 and 3 (0.12 s) are late and frame 4 (0.16 s) is not.
+    assert [end.slots[number] for number in (1, 2)] == [1, 4]
+    assert sorted(end.slots) == list(range(1, len(end.slots) + 1))
+    assert machine.sent_s[0] < 0.25, "packets must leave while later frames are still to come"
 
 
 def test_retransmission_costs_a_round_trip(clip):
