@@ -37,11 +37,12 @@ class _Study:
     def __post_init__(self) -> None:
         object.__setattr__(self, "workloads", tuple(self.workloads))
 
-    def labs(self, run: Run, **options: Any) -> Iterator[Lab]:
-        """A prepared lab for each workload."""
+    def labs(self, run: Run, *, is_answered: bool = True) -> Iterator[Lab]:
+        """A lab for each workload, with the answers of the whole grid where they are needed."""
         for name, workload in workloads_of(run, self.workloads).items():
-            lab = Lab(run, name, workload, run.num_items, **options)
-            lab.prepare()
+            lab = Lab(run, name, workload, run.num_items)
+            if is_answered:
+                lab.prepare()
             yield lab
 
 
@@ -206,7 +207,7 @@ class Lengths(_Study):
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per query: input_tokens (chunks of the whole pruned range's middle and question), output_tokens, corpus_tokens."""
-        for lab in self.labs(run):
+        for lab in self.labs(run, is_answered=False):
             for key, query in run.todo(_keyed(lab)):
                 pieces = 3 if query.gold_profile is None else query.gold_profile.num_pieces
                 k = min(2 * pieces, lab.most_chunks(query))
