@@ -7,7 +7,8 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from common.errors import ReproError
+from common.cli import exit_status
+from common.errors import ConfigError
 
 SAMPLE = (
     "This text was not written by a model. It stands in for one, at the same pace: a few letters at a time, as a reader would "
@@ -51,8 +52,8 @@ async def _serve(options: argparse.Namespace) -> None:
 
 async def _chat(options: argparse.Namespace) -> None:
     host, _, port = options.server.rpartition(":")
-    if not host or not port.isdigit():
-        raise SystemExit(f"{options.server!r} is not HOST:PORT.")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"server {options.server!r} is not HOST:PORT with a port from 1 to 65535.")
     request = " ".join(options.question).encode() or b"?"
     if options.quic:
         from chatterbox.quic_transport import connect_quic
@@ -106,20 +107,23 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if getattr(options, "rate", 1.0) <= 0:
         parser.error(f"--rate {options.rate} must be > 0")
-    try:
-        if options.command == "demo":
-            _demo(options)
-        else:
-            asyncio.run(_serve(options) if options.command == "serve" else _chat(options))
-    except KeyboardInterrupt:
-        return 130
-    except ReproError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
+    if not 0 <= getattr(options, "port", 0) < 65536:
+        parser.error(f"--port {options.port} must be from 0 (any free one) to 65535")
+
+    is_cut_off = False
+
+    def work() -> None:
+        nonlocal is_cut_off
+        try:
+            if options.command == "demo":
+                _demo(options)
+            else:
+                asyncio.run(_serve(options) if options.command == "serve" else _chat(options))
+        except BrokenPipeError:  # the reader of our output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            is_cut_off = True
+
+    return exit_status(work) or int(is_cut_off)
 
 
 if __name__ == "__main__":

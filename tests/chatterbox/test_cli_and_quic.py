@@ -60,6 +60,28 @@ def test_quic_requests_and_certificates_are_checked(tmp_path):
         asyncio.run(serve_quic(answer, "127.0.0.1", 0, certificate=tmp_path / "c.pem"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["chat", "localhost:70000"], "'localhost:70000' is not HOST:PORT"),
+        (["chat", "nowhere.invalid:1"], "gaierror"),
+        (["serve", "--text", "/no/such/file"], "/no/such/file"),
+        (["serve", "--quic", "--certificate", "/no/cert", "--key", "/no/key"], "/no/cert"),
+    ],
+)
+def test_what_is_wrong_on_the_command_line_is_one_line(capsys, arguments, words):
+    assert main(arguments) in (1, 2)
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_ports_are_checked(capsys):
+    with pytest.raises(SystemExit):
+        main(["serve", "--port", "99999"])
+    assert "--port 99999" in capsys.readouterr().err
+
+
 def test_serve_and_chat_from_the_command_line(capsys):
     from chatterbox.__main__ import _answer_with
     from chatterbox.transport import serve
@@ -84,8 +106,8 @@ def test_demo_prints_a_summary_without_a_terminal(capsys):
 
 
 def test_bad_arguments_are_refused(capsys):
-    with pytest.raises(SystemExit, match="HOST:PORT"):
-        main(["chat", "nowhere"])
+    assert main(["chat", "nowhere"]) == 2
+    assert "HOST:PORT" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["demo", "--rate", "0"])
 
