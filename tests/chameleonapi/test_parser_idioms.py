@@ -523,6 +523,24 @@ IDIOMS = {
             if hit == 'Dog': return 'woof'
             if hit == 'Cat': return 'meow'
         """, (MC, API, DOG_CAT)),
+    "lambda as the handler": (NAMES, """
+        import gradio
+        check = lambda p: 'yes' if [n for n in names_of(p) if n in ('Dog', 'Cat')] else 'no'
+        gradio.Interface(fn=check).launch()
+        """, (TF, None, [{"Dog", "Cat"}])),
+    "call by the name of the feature": ("", """
+        from google.cloud import vision
+        def detect(p, feature='label_detection'):
+            return getattr(vision.ImageAnnotatorClient(), feature)(image=p).label_annotations
+        def run(p): return {'Dog', 'Cat'} & {l.description for l in detect(p)} != set()
+        """, (TF, None, [{"Dog", "Cat"}])),
+    "found labels kept by the object": (GOOGLE, """
+        class Camera:
+            def __init__(self, bus): self.bus = bus; self.found = []
+            def look(self, p):
+                self.found = [l.description for l in labels_of(p) if l.description in ('Dog', 'Cat')]
+                if len(self.found) > 0: self.bus.fire('pet')
+        """, (TF, None, [{"Dog", "Cat"}])),
     "return at module level": (NAMES, """
         names = names_of('x.jpg')
         if 'Dog' not in names:
@@ -633,6 +651,25 @@ REFUSALS = {
         def run(p):
             names = names_of(p)
             return down(0) if 'Dog' in names else 0
+        """),
+    "cursor asked for each label": (NAMES, """
+        import sqlite3
+        def run(p):
+            for n in names_of(p):
+                cursor = sqlite3.connect('x.db').cursor()
+                cursor.execute('select kcal from food where name = ?', (n,))
+                row = cursor.fetchone()
+                if row: return row[0]
+        """),
+    "two answers compared": ("", """
+        from google.cloud import language_v1
+        def score(t):
+            return language_v1.LanguageServiceClient().analyze_sentiment(document=t).document_sentiment.score
+        def run(a, b):
+            client = language_v1.LanguageServiceClient()
+            one = client.analyze_sentiment(document=a).document_sentiment.score
+            two = client.analyze_sentiment(document=b).document_sentiment.score
+            return 'a' if one > two else 'b'
         """),
     "uncustomized": ("", """
         from google.cloud import vision
