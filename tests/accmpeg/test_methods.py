@@ -61,7 +61,7 @@ def test_a_curve_is_its_points_and_knobs_that_are_set_win():
     assert len(points_of(method)) == len(type(method).POINTS)
     fixed = points_of(METHODS.create("accmpeg", qp_lo=38))
     assert {policy.qp_lo for _, _, policy in fixed} == {38}
-    assert [label for label, _, _ in fixed] == ["alpha=0.8", "alpha=0.65", "alpha=0.6", "alpha=0.3"]
+    assert [label for label, _, _ in fixed] == ["alpha=0.715", "alpha=0.553", "alpha=0.383", "alpha=0.092"]
 
 
 def test_every_curve_has_as_many_settings():
