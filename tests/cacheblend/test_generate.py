@@ -101,7 +101,10 @@ def test_reuse_is_reported_and_missing_reuse_is_loud(reader, caplog) -> None:
 def test_what_cannot_be_done_is_said(reader) -> None:
     with pytest.raises(ConfigError, match="question is empty"):
         BlendedModel(reader).generate(CHUNKS, "  ")
-    for refused in (lambda: BlendedModel(reader).generate("one two .", "?"), lambda: BlendedModel(reader).precompute("one")):
+    for refused in (
+        lambda: BlendedModel(reader).generate("one two .", "?"),
+        lambda: BlendedModel(reader).precompute("one"),
+    ):
         with pytest.raises(ConfigError, match="is one text; give a list"):
             refused()
     with pytest.raises(ConfigError, match="tokenizer"):

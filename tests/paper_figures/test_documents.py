@@ -80,5 +80,6 @@ def test_a_claim_in_several_settings_is_one_row_of_the_short_ledger_and_all_rows
     )
     assert short[5] == "| cacheblend | Second | at least 10 % |  |  |  | not run |"
     long = full_ledger_markdown({"cacheblend": rows})
-    assert long.count("| First | 2 to 3x | w") == 3 and "4.00x (2.00 to 8.00) | 10 items, seed 0" in long
+    assert long.count("| First | 2 to 3x | w") == 3
+    assert "4.00x (2.00 to 8.00) | 10 items, seed 0" in long
     assert "**First** (does not hold): why" in long
