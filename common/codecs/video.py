@@ -219,7 +219,7 @@ class Encoder:
         self._finished = False
 
     def _library_settings(self) -> EncoderSettings:
-        """Our settings, with several coding tree units a row, else x265's P-frames differ from run to run (16 pixels still do)."""
+        """Our settings, with several coding units a row, else x265's P-frames differ from run to run (16 pixels still do)."""
         if self.settings.codec != "h265" or self._coded_width > _LARGEST_CTU or "ctu" in self.settings.params:
             return self.settings
         side = "32" if self._coded_width > 32 else "16"
