@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from common.plotting import Drawing, SeriesStyle, grouped_bars, legend, lines, panels
+from common.plotting import Drawing, SeriesStyle, grouped_bars, legend, lines, log_axis, panels
 from common.results import Results
 from common.stats import summarise
 from paper_figures._panels import INTERVALS, has, need, panels_of, rows_used, titled_points
@@ -54,8 +54,7 @@ def engine_calibration(results: Results) -> Drawing:
         axes.plot([low, high], [low, high], color="#333333", linewidth=1, label="equal")
         axes.plot([low, high], [1.1 * low, 1.1 * high], color="#999999", linewidth=0.8, linestyle=":", label="10 % off")
         axes.plot([low, high], [low / 1.1, high / 1.1], color="#999999", linewidth=0.8, linestyle=":")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        log_axis(axes, "x", "y")
         ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if 0.8 * low <= tick <= 1.25 * high]
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set_yticks(ticks, [str(tick) for tick in ticks])
@@ -131,7 +130,7 @@ def simulator_speed(results: Results) -> Drawing:
             points = summarise(rows, ["factor.path", "factor.dataset"]).rename(columns={"factor.dataset": "dataset"})
             grouped_bars(axes, points, PATHS, "dataset", by="factor.path")
             axes.set_ylabel(labels[metric])
-            axes.set_yscale("log")
+            log_axis(axes, "y")
             axes.set_title(title if metric == "iterations_per_s" else "queries as in Table 1")
             plotted.append(titled_points(points.assign(metric=metric), title))
         row[0].axhline(ITERATIONS_WANTED, color="#333333", linewidth=1, linestyle="--", label="aim: 50,000 per second")

@@ -11,6 +11,7 @@ from common.plotting import (
     grouped_bars,
     legend,
     lines,
+    log_axis,
     panels,
     plain_styles,
     stacked_bars,
@@ -309,7 +310,7 @@ def _over(results: Results, factor: str, xlabel: str, title: str, text: str, *, 
         own = summarise(rows[rows[POINT] == point], ["series", column]).rename(columns={column: factor})
         lines(axes, own, styles, factor)
         if is_log:
-            axes.set_xscale("log")
+            log_axis(axes, "x")
         axes.set_title(POINTS[point])
         axes.set_xlabel(xlabel)
         axes.set_ylabel(IDR)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from common.plotting import Drawing, grouped_bars, legend, lines, panels, sample_size, scatter, series_styles
+from common.plotting import Drawing, grouped_bars, legend, lines, log_axis, panels, sample_size, scatter, series_styles
 from common.results import Results
 from common.stats import summarise
 from paper_figures._registry import figure
@@ -71,7 +71,7 @@ def networks(results: Results) -> Drawing:
 def log_ticks(axes: Any, values: pd.Series, names: dict[float, str] | None = None) -> None:
     """A logarithmic x axis with a tick at each value that was run."""
     ticks = sorted(float(v) for v in values.unique())
-    axes.set_xscale("log")
+    log_axis(axes, "x")
     axes.set_xticks(ticks, [(names or {}).get(tick, f"{tick:g}") for tick in ticks])
     axes.minorticks_off()
 
@@ -276,7 +276,8 @@ def slow_link(results: Results) -> Drawing:
         own = results.only(**{"factor.outage_s": outage_s})
         points = points_of(own, "delay_settled_median", "factor.link_kbps").assign(outage_s=outage_s)
         lines(axes[0, place], points, styles, "factor.link_kbps")
-        axes[0, place].set(yscale="log", xlabel="link rate [kbit/s]", title=f"outage of {outage_s:g} s")
+        log_axis(axes[0, place], "y")
+        axes[0, place].set(xlabel="link rate [kbit/s]", title=f"outage of {outage_s:g} s")
         log_ticks(axes[0, place], points["factor.link_kbps"])
         plotted.append(points)
     axes[0, 0].set_ylabel("median delay, 10 s later and on [s]")

@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from common.plotting import Drawing, SeriesStyle, grouped_bars, legend, lines, panels, plain_styles, stacked_bars
+from common.plotting import (
+    Drawing,
+    SeriesStyle,
+    grouped_bars,
+    legend,
+    lines,
+    log_axis,
+    panels,
+    plain_styles,
+    stacked_bars,
+)
 from common.results import Results
 from common.stats import summarise
 from paper_figures._panels import INTERVALS, has, need, panels_of, rows_used, sample_per_point, styles_of, titled_points
@@ -140,7 +150,7 @@ def rate_distortion(results: Results) -> Drawing:
             points = _decibels(points) if metric == "ssim" else points
             points = points.merge(sizes[[*by, "value"]].rename(columns={"value": "x"}), on=by)
             lines(axes, points, styles, "x", by="factor.codec", band=False)
-            axes.set_xscale("log")
+            log_axis(axes, "x")
             axes.set_xlabel("bytes per frame")
             axes.set_ylabel("SSIM [dB]" if metric == "ssim" else "PSNR of luma [dB]")
             axes.set_title(title)

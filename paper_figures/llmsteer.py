@@ -156,7 +156,8 @@ def sweeps(results: Results) -> Drawing:
             columns={"factor.x": "x", "factor.family": "family"}
         )
         lines(axes, points.sort_values("x", kind="stable"), styles, "x", by="family")
-        axes.set(xlabel=label, xscale="log", ylabel="F1")
+        axes.set(xlabel=label, ylabel="F1")
+        log_axis(axes, "x")
         plotted.append(points.assign(panel=panel))
     grid[0, 0].set_title(sample_size(results.frame))
     legend(fig)
@@ -239,7 +240,8 @@ def online_delay(results: Results) -> Drawing:
     points = points.rename(columns={"factor.context_tokens": "context_tokens"})
     fig, grid = panels()
     lines(grid[0, 0], points, styles, "context_tokens")
-    grid[0, 0].set(xlabel="context tokens", ylabel="request delay [s]", xscale="log", yscale="log")
+    grid[0, 0].set(xlabel="context tokens", ylabel="request delay [s]")
+    log_axis(grid[0, 0], "x", "y")
     grid[0, 0].set_title(sample_size(results.frame))
     legend(fig)
     text = f"Medians; random weights, which take the same time as trained ones. {INTERVALS}"
@@ -260,7 +262,8 @@ def offline_cost(results: Results) -> Drawing:
         points = summarise(rows, ["factor.context_tokens"]).rename(columns={"factor.context_tokens": "context_tokens"})
         points = points.assign(metric=metric)
         lines(axes, points, styles, "context_tokens", by="metric")
-        axes.set(xlabel="context tokens", ylabel=label, xscale="log", ylim=(0, None))
+        axes.set(xlabel="context tokens", ylabel=label, ylim=(0, None))
+        log_axis(axes, "x")
         plotted.append(points)
     text = (
         "Break-even is the time of preparation (two readings and the steered prefill) divided by the time that each query saves "
@@ -278,7 +281,8 @@ def kernels(results: Results) -> Drawing:
     points = points.rename(columns={"factor.route": "route", "factor.n_tokens": "n_tokens"})
     fig, grid = panels()
     lines(grid[0, 0], points, plain_styles(list(dict.fromkeys(points["route"]))), "n_tokens", by="route")
-    grid[0, 0].set(xlabel="tokens", ylabel="time of one layer's attention [s]", xscale="log", yscale="log")
+    grid[0, 0].set(xlabel="tokens", ylabel="time of one layer's attention [s]")
+    log_axis(grid[0, 0], "x", "y")
     legend(fig)
     text = "All routes but none and column_sums compute the same output. Channel stored: the channel lies in the cache already."
     return Drawing(fig, points, _used(results, "attention_time"), "Routes of steering", text)

@@ -9,9 +9,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from common.plotting import Drawing, SeriesStyle, grouped_bars, legend, lines, panels, paper_band, plain_styles
+from common.plotting import (
+    Drawing,
+    SeriesStyle,
+    grouped_bars,
+    legend,
+    lines,
+    log_axis,
+    panels,
+    paper_band,
+    plain_styles,
+)
 from common.results import Results
 from common.stats import summarise
 from paper_figures._panels import INTERVALS, need, quality_axis, rows_used, styles_of, titled_points
@@ -155,22 +164,14 @@ def _delay_planes(results: Results, conditions: Sequence[tuple[str, dict[str, An
                 axes.set_axis_off()
                 continue
             points = _plane(axes, own, styles)
-            _log_delay(axes)
-            axes.set_title(f"{family(workload)}\n{title}")
+            log_axis(axes, "x")
+            axes.set_title(f"{family(workload)}\n" + title.replace(", ", "\n", 1))
             axes.set_ylabel("F1")
             plotted.append(titled_points(points, f"{workload}; {title}"))
     for axes in grid[-1]:
         axes.set_xlabel("mean delay [s]")
     legend(fig, max_columns=4)
     return fig, pd.concat(plotted, ignore_index=True)
-
-
-def _log_delay(axes: Axes) -> None:
-    """A logarithmic axis with a few plain labels."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=8))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _conditions(results: Results) -> list[tuple[str, dict[str, Any]]]:
@@ -319,7 +320,7 @@ def regime_map(results: Results) -> Drawing:
             lines(axes, points, styles, "load")
             axes.set_ylabel(label if column == 0 else "")
             if metric == "delay":
-                axes.set_yscale("log")
+                log_axis(axes, "y")
                 axes.set_title(
                     f"pool of {16 * int(pool) // 1000} K tokens" if str(pool).isdecimal() else f"{pool} pool"
                 )
@@ -368,7 +369,7 @@ def rules(results: Results) -> Drawing:
         for _, point in points.iterrows():
             style = chosen[point["rule"]]
             _cross(axes, point, style)
-        _log_delay(axes)
+        log_axis(axes, "x")
         axes.set_title(f"{pool} pool, load {load:g}")
         axes.set_xlabel("mean delay [s]")
         axes.set_ylabel("F1")
@@ -769,8 +770,7 @@ def decision_latency(results: Results) -> Drawing:
     fig, grid = panels(1, 1, width_in=4.4, height_in=2.6)
     axes = grid[0, 0]
     lines(axes, points, styles_of(results), "space_size")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    log_axis(axes, "x", "y")
     axes.axhline(1e-3, color="#999999", linewidth=0.8, linestyle=(0, (1, 2)))
     axes.set_xlabel("configurations in the space")
     axes.set_ylabel("time of one decision [s]")
