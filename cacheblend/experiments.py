@@ -178,6 +178,40 @@ class MaskEffect:
             yield ItemRows(key, judged_rows(engine, request, variants, is_timed=False))
 
 
+@EXPERIMENTS.add("check_layer_effect")
+@dataclasses.dataclass(frozen=True)
+class CheckLayerEffect:
+    """The layer at which the tokens to recompute are chosen, over ratios (ours).
+
+    The paper checks at layer 1 of 32 to 80. A layer of a shallow model does the work of several, and what a token misses may
+    show only later. All layers up to the check layer are computed in full, so a later check costs more.
+
+    Attributes:
+        check_layers: layers, from 1 on.
+        ratios: the paper's r.
+    """
+
+    check_layers: tuple[int, ...] = (1, 2, 3)
+    ratios: tuple[float, ...] = (0.05, 0.1, 0.15, 0.25)
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """Per request: kl_to_full and quality of `full_recompute`, `full_reuse` and, by `ratio` and `check_layer`, `cacheblend`."""
+        engine = engine_for(run)
+        method = run.methods.get("cacheblend") or METHODS.create("cacheblend")
+        variants = [Variant(name, METHODS.create(name)) for name in ("full_recompute", "full_reuse")]
+        variants += [
+            Variant(
+                "cacheblend",
+                dataclasses.replace(method, check_layer=layer, ratio=float(ratio)),
+                {"check_layer": layer, "ratio": float(ratio)},
+            )
+            for layer in self.check_layers
+            for ratio in self.ratios
+        ]
+        for key, request in run.todo(requests_of(run, engine)):
+            yield ItemRows(key, judged_rows(engine, request, variants, is_timed=False))
+
+
 # ------------------------------------------------------------------------------------------------- what the paper rests on
 
 

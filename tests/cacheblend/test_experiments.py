@@ -132,6 +132,15 @@ def test_quality_vs_chunks(run_of) -> None:
         run_of("quality_vs_chunks", workload=None)
 
 
+def test_check_layer_effect(run_of) -> None:
+    rows = run_of("check_layer_effect", ["cacheblend"], check_layers=(1, 2), ratios=(0.15, 1.0))
+    ours = [row for row in rows if row.method == "cacheblend" and row.metric == "kl_to_full"]
+    assert {row.factors["check_layer"] for row in ours} == {1, 2}
+    # Recomputing everything is a full prefill wherever the choice is made.
+    assert all(row.value == pytest.approx(0, abs=1e-5) for row in ours if row.factors["ratio"] == 1.0)
+    assert {row.method for row in rows} == {"cacheblend", "full_recompute", "full_reuse"}
+
+
 def test_mask_effect(run_of) -> None:
     rows = run_of("mask_effect", ["cacheblend"], ratios=(0.5,))
     right, wrong = (values(rows, "kl_to_full", mask=mask) for mask in ("absolute", "bottom_right"))

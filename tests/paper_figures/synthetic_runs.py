@@ -152,6 +152,19 @@ def write_all_cacheblend(root: Path, scale: str = "cpu") -> None:
         ],
     )
     write(
+        "check_layer_effect",
+        lambda: (
+            [
+                row
+                for layer in (1, 2)
+                for ratio in (0.05, 0.5)
+                for row in judged("cacheblend", (1 - ratio) / layer, 0.9, ratio=ratio, check_layer=layer)
+            ]
+            + judged("full_recompute", 0.0, 0.97)
+            + judged("full_reuse", 0.9, 0.4)
+        ),
+    )
+    write(
         "attention_deviation",
         lambda: [
             measured("attention_deviation", (1 - ratio) ** (4 if name == "cacheblend" else 1), name, ratio=ratio)
