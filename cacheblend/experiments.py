@@ -195,7 +195,7 @@ class CheckLayerEffect:
     ratios: tuple[float, ...] = (0.05, 0.1, 0.15, 0.25)
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per request: kl_to_full and quality of `full_recompute`, `full_reuse` and, by `ratio` and `check_layer`, `cacheblend`."""
+        """Per request: kl_to_full and quality of `full_recompute`, `full_reuse` and (by `ratio` and `check_layer`) ours."""
         engine = engine_for(run)
         method = run.methods.get("cacheblend") or METHODS.create("cacheblend")
         variants = [Variant(name, METHODS.create(name)) for name in ("full_recompute", "full_reuse")]
