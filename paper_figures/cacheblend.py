@@ -155,7 +155,7 @@ def check_layer_effect(results: Results) -> Drawing:
     own = Results(results.frame[results.frame["factor.check_layer"].notna()], results.records)
     layers = sorted(own.frame["factor.check_layer"].unique())
     looks = zip(layers, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), "os^Dv", strict=False)
-    styles = {layer: SeriesStyle(f"chosen at layer {layer:g}", color, marker) for layer, color, marker in looks}
+    styles = {str(layer): SeriesStyle(f"chosen at layer {layer:g}", color, marker) for layer, color, marker in looks}
     fig, points, used = draw_lines(
         own, "ratio", [("kl_to_full",), QUALITY], xlabel=LABELS["ratio"], by="factor.check_layer", styles=styles
     )
