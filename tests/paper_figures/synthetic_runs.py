@@ -157,7 +157,7 @@ def write_all_cacheblend(root: Path, scale: str = "cpu") -> None:
             [
                 row
                 for layer in (1, 2)
-                for ratio in (0.05, 0.5)
+                for ratio in (0.05, 0.15)
                 for row in judged("cacheblend", (1 - ratio) / layer, 0.9, ratio=ratio, check_layer=layer)
             ]
             + judged("full_recompute", 0.0, 0.97)
