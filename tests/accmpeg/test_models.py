@@ -109,7 +109,7 @@ def test_a_new_dnn_is_customised(tmp_path):
     ticks = iter(range(10**6))
     lines = []
     log = customise(frames, square_detection(), settings, tmp_path, lambda: float(next(ticks)), lines.append)
-    assert log["epochs"][-1]["validation_loss"] < 0.9 * log["epochs"][0]["validation_loss"]
+    assert log["epochs"][-1]["validation_loss"] < 0.97 * log["epochs"][0]["validation_loss"]
     assert log["recall"] > 0.5
     assert log == json.loads((tmp_path / "squares-paper.json").read_text())
     model = accmodel.load(tmp_path / "squares-paper.safetensors")
