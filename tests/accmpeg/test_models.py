@@ -105,11 +105,11 @@ def test_threshold_is_a_quantile():
 
 def test_a_new_dnn_is_customised(tmp_path):
     frames = images(40)
-    settings = TrainingSettings(width=8, depth=1, max_epochs=10, patience=10, learning_rate=1e-2, positive_share=0.3)
+    settings = TrainingSettings(width=8, depth=1, max_epochs=30, patience=30, learning_rate=4e-3, positive_share=0.3)
     ticks = iter(range(10**6))
     lines = []
     log = customise(frames, square_detection(), settings, tmp_path, lambda: float(next(ticks)), lines.append)
-    assert log["epochs"][-1]["validation_loss"] < 0.97 * log["epochs"][0]["validation_loss"]
+    assert log["epochs"][-1]["validation_loss"] < 0.9 * log["epochs"][0]["validation_loss"]
     assert log["recall"] > 0.5
     assert log == json.loads((tmp_path / "squares-paper.json").read_text())
     model = accmodel.load(tmp_path / "squares-paper.safetensors")
