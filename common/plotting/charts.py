@@ -17,6 +17,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from common.errors import ResultsError
 from common.plotting.save import describe_seeds
 from common.plotting.style import MARKERS, PALETTE, PAPER_GREY, SeriesStyle, basis_suffix, hatch, linestyle
 
@@ -241,6 +242,11 @@ def _by_series(
     points: pd.DataFrame, styles: Mapping[str, SeriesStyle], by: str = "series"
 ) -> list[tuple[str, pd.DataFrame]]:
     present = set(points[by])
+    if present and present.isdisjoint(styles):
+        # A panel without a single line looks like a result.
+        raise ResultsError(
+            f"none of {sorted(map(str, present))} has a style; styles are for {', '.join(map(repr, styles))}."
+        )
     return [(series, points[points[by] == series]) for series in styles if series in present]
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import plotting
+from common.errors import ResultsError
 from common.plotting import Column, Drawing, SeriesStyle, interval, number, to_csv, to_latex, to_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -385,3 +386,14 @@ def test_a_log_axis_has_few_plain_labels(low, high, labels):
         boxes = [label.get_window_extent() for label in shown if low / 2 <= label.get_position()[0] <= high * 2]
     assert {label.get_text() for label in axes.get_yticklabels()} >= labels
     assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_a_chart_that_would_be_empty_is_refused():
+    points = pd.DataFrame(
+        {"layer": [1.0, 2.0], "x": [1, 2], "value": [1, 2], "low": [1, 2], "high": [1, 2], "basis": "measured"}
+    )
+    styles = {"1": SeriesStyle("one", "#000000", "o")}  # the names of numbers, not the numbers
+    with plotting.use_style():
+        _, grid = plotting.panels(1, 1)
+        with pytest.raises(ResultsError, match="has a style"):
+            plotting.lines(grid[0, 0], points, styles, "x", by="layer")
