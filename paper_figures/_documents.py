@@ -4,7 +4,7 @@ the same in full in docs/LEDGER.md, and the index of tables and figures in docs/
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import ConfigError
@@ -18,6 +18,8 @@ from paper_figures.claims.table import (
     evaluate_claims,
     format_estimate,
     format_range,
+    format_sample,
+    note_lines,
     show_setting,
 )
 
@@ -25,17 +27,17 @@ SCALE = "cpu"
 _BEGIN, _END = "<!-- claims:begin -->", "<!-- claims:end -->"
 
 
-def ledger(results_root: Path, scale: str = SCALE) -> dict[str, list[ClaimRow]]:
+def ledger(results: Mapping[str, Results], scale: str = SCALE) -> dict[str, list[ClaimRow]]:
     """Every claim of every paper that is built, judged from stored runs.
 
     Args:
-        results_root: a results folder; `results/published` for the committed ones alone.
+        results: of each paper.
         scale: rows of this scale only.
     """
     built = papers()
     return {
-        paper: evaluate_claims(paper, load_claims(paper), Results.load(results_root, paper), scale)
-        for paper in PAPERS
+        paper: evaluate_claims(paper, load_claims(paper), own, scale)
+        for paper, own in results.items()
         if paper in built
     }
 
@@ -95,30 +97,22 @@ def full_ledger_markdown(rows_by_paper: dict[str, list[ClaimRow]], scale: str = 
         lines += ["| claim | paper's number | setting | ours (95 % CI) | n | basis | verdict |"]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         for row in rows:
-            n = "" if row.estimate is None else f"{row.num_items} items, {row.seeds}"
-            setting = show_setting(row.setting)
-            cells = [
-                row.claim.statement,
-                str(row.claim.paper),
-                setting,
-                format_estimate(row),
-                n,
-                row.basis,
-                row.verdict,
-            ]
+            claim, setting = row.claim, show_setting(row.setting)
+            shown = format_estimate(row), format_sample(row), row.basis, row.verdict
+            cells = [claim.statement, str(claim.paper), setting, *shown]
             lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-        notes = dict.fromkeys((row.claim.statement, row.verdict, row.note) for row in rows if row.note)
+        notes = note_lines(rows)
         if notes:
             lines += [
                 "",
                 "Reasons (explanations of ours; one that names no figure was not tested) and missing results:",
                 "",
+                *notes,
             ]
-            lines += [f"- **{statement}** ({verdict}): {' '.join(note.split())}" for statement, verdict, note in notes]
     return "\n".join(lines) + "\n"
 
 
-def index_markdown(results_root: Path, scale: str = SCALE) -> str:
+def index_markdown(results: Mapping[str, Results], scale: str = SCALE) -> str:
     """docs/INDEX.md: one table per paper, from the stored runs."""
     lines = [
         "# From every table and figure to one command",
@@ -127,11 +121,11 @@ def index_markdown(results_root: Path, scale: str = SCALE) -> str:
         "those runs on the machine named in each run's `run.json` (two cores). What measured, simulated and modelled mean:",
         "[results.md](results.md). Numbering is that of the papers where it is known to us, else a description.",
     ]
-    for paper in PAPERS:
+    for paper, own in results.items():
         index = load_index(paper)
         lines += ["", f"## {paper}: {index.title}", "", f"{index.venue}, {index.link}.", ""]
         lines += ["| paper | shows | command | minutes | output | basis |", "| --- | --- | --- | --- | --- | --- |"]
-        lines += [_index_line(row) for row in rows_of(index, Results.load(results_root, paper), scale)]
+        lines += [_index_line(row) for row in rows_of(index, own, scale)]
     return "\n".join(lines) + "\n"
 
 
@@ -174,11 +168,12 @@ def update_documents(root: Path, *, check: bool = False) -> list[Path]:
         raise ConfigError(f"{readme} needs the lines {_BEGIN} and {_END}, once each and in this order.")
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
-    rows = ledger(published)
+    results = {paper: Results.load(published, paper) for paper in PAPERS}
+    rows = ledger(results)
     new = {
         readme: f"{before}{_BEGIN}\n{ledger_markdown(rows)}\n{_END}{after}",
         root / "docs" / "LEDGER.md": full_ledger_markdown(rows),
-        root / "docs" / "INDEX.md": index_markdown(published),
+        root / "docs" / "INDEX.md": index_markdown(results),
     }
     return list(_write_changed(new.items(), check))
 

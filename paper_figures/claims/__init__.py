@@ -44,6 +44,11 @@ _OPTIONAL = ("expect", "experiment", "ours", "where", "per", "pool", "no_effect"
 _PAPER_KEYS = ("low", "high", "unit", "where")
 
 
+def unit_of(unit: str) -> tuple[int, str]:
+    """What a value is multiplied by to be shown in a unit, and what stands behind it."""
+    return (100 if unit == "%" else 1), {"1": "", "x": "x", "%": " %"}.get(unit, f" {unit}")
+
+
 @dataclasses.dataclass(frozen=True)
 class PaperNumber:
     """The paper's own number: a range (either end may be open), its unit, and where the paper says it."""
@@ -54,8 +59,7 @@ class PaperNumber:
     where: str
 
     def __str__(self) -> str:
-        unit = {"1": "", "x": "x", "%": " %"}.get(self.unit, f" {self.unit}")
-        factor = 100 if self.unit == "%" else 1
+        factor, unit = unit_of(self.unit)
         low, high = (None if end is None else f"{round(end * factor, 6):g}" for end in (self.low, self.high))
         if low is None and high is None:
             return "no number given"

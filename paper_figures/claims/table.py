@@ -12,7 +12,7 @@ from common.plotting import Column, interval, number, to_csv, to_latex, to_markd
 from common.plotting.save import SCALE_NOTES, describe_code, describe_machine, describe_seeds
 from common.results import Results
 from common.stats import Estimate
-from paper_figures.claims import VERDICTS, Claim, Verdict, judge
+from paper_figures.claims import VERDICTS, Claim, Verdict, judge, unit_of
 from paper_figures.claims.evaluators import NoRows, samples_of
 
 PANEL_KEYS = ("workload", "model", "data")
@@ -131,7 +131,11 @@ def _evaluate(paper: str, claim: Claim, of_experiment: Callable[[str], Results],
     return found or rows[:1] or [not_run]
 
 
-def _sample_size(row: ClaimRow, estimate: Estimate) -> str:
+def format_sample(row: ClaimRow) -> str:
+    """What a number rests on, "40 items, seed 0"; "" where there is none."""
+    estimate = row.estimate
+    if estimate is None:
+        return ""
     text = f"{row.num_items} items, {row.seeds}"
     return f"{text}; too few: the interval is too narrow" if estimate.has_few_units else text
 
@@ -141,7 +145,7 @@ def format_estimate(row: ClaimRow) -> str:
     estimate = row.estimate
     if estimate is None:
         return ""
-    factor, suffix = _unit_of(row.claim.paper.unit)
+    factor, suffix = unit_of(row.claim.paper.unit)
     return interval(estimate.value * factor, estimate.low * factor, estimate.high * factor, suffix=suffix)
 
 
@@ -151,14 +155,9 @@ def format_range(rows: Sequence[ClaimRow]) -> str:
     if not numbers:
         return ""
     unit = rows[0].claim.paper.unit
-    factor, suffix = _unit_of(unit)
+    factor, suffix = unit_of(unit)
     low, high = (f"{number(value * factor)}{suffix}" for value in (numbers[0], numbers[-1]))
     return low if low == high else f"{low} to {high}"
-
-
-def _unit_of(unit: str) -> tuple[int, str]:
-    """What a value is multiplied by to be shown in a unit, and what stands behind it."""
-    return (100 if unit == "%" else 1), {"1": "", "x": "x", "%": " %"}.get(unit, f" {unit}")
 
 
 def _frame(rows: Sequence[ClaimRow]) -> pd.DataFrame:
@@ -170,7 +169,7 @@ def _frame(rows: Sequence[ClaimRow]) -> pd.DataFrame:
             "paper": str(number),
             "setting": show_setting(row.setting),
             "ours": format_estimate(row),
-            "n": "" if estimate is None else _sample_size(row, estimate),
+            "n": format_sample(row),
             "basis": row.basis,
             "verdict": row.verdict,
             "value": None if estimate is None else estimate.value,
@@ -227,6 +226,12 @@ def count_verdicts(rows: Sequence[ClaimRow]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "no claims"
 
 
+def note_lines(rows: Sequence[ClaimRow]) -> list[str]:
+    """The reasons and missing results of these rows as list items, each once."""
+    notes = dict.fromkeys((row.claim.id, row.claim.statement, row.verdict, row.note) for row in rows if row.note)
+    return [f"- **{statement}** ({verdict}): {' '.join(note.split())}" for _, statement, verdict, note in notes]
+
+
 def render(paper: str, rows: Sequence[ClaimRow], scale: str) -> dict[str, str]:
     """The claim table as `claims.md`, `claims.csv` and `claims.tex`: file name -> text."""
     frame = _frame(rows)
@@ -236,11 +241,9 @@ def render(paper: str, rows: Sequence[ClaimRow], scale: str) -> dict[str, str]:
     if not len(frame):
         return {"claims.md": "\n".join(lines)}
     lines.append(to_markdown(frame, _COLUMNS))
-    notes = dict.fromkeys((row.claim.id, row.claim.statement, row.verdict, row.note) for row in rows if row.note)
+    notes = note_lines(rows)
     if notes:
-        lines += ["## Reasons and missing results", ""]
-        lines += [f"- **{statement}** ({verdict}): {' '.join(note.split())}" for _, statement, verdict, note in notes]
-        lines.append("")
+        lines += ["## Reasons and missing results", "", *notes, ""]
     lines += ["## What the columns mean", "", *_LEGEND, ""]
     records = [record for row in rows for record in row.records]
     machines = dict.fromkeys(describe_machine(record.get("machine") or {}) for record in records)
