@@ -150,6 +150,15 @@ class QualityVsChunks:
             yield ItemRows(key, judged_rows(engine, request, variants, is_timed=False))
 
 
+def _at_all(name: str, method: Any, **knobs: Sequence[Any]) -> list[Variant]:
+    """A method at every combination of values of its knobs, which are the factors."""
+    return [
+        Variant(name, dataclasses.replace(method, **factors), factors)
+        for values in itertools.product(*knobs.values())
+        for factors in [dict(zip(knobs, values, strict=True))]
+    ]
+
+
 @EXPERIMENTS.add("mask_effect")
 @dataclasses.dataclass(frozen=True)
 class MaskEffect:
@@ -165,15 +174,7 @@ class MaskEffect:
         """Per request: kl_to_full and quality of `cacheblend`; factors `ratio` and `mask`."""
         engine = engine_for(run)
         method = run.methods.get("cacheblend") or METHODS.create("cacheblend")
-        variants = [
-            Variant(
-                "cacheblend",
-                dataclasses.replace(method, mask=mask, ratio=float(ratio)),
-                {"mask": mask, "ratio": float(ratio)},
-            )
-            for mask in ("absolute", "bottom_right")
-            for ratio in self.ratios
-        ]
+        variants = _at_all("cacheblend", method, mask=("absolute", "bottom_right"), ratio=self.ratios)
         for key, request in run.todo(requests_of(run, engine)):
             yield ItemRows(key, judged_rows(engine, request, variants, is_timed=False))
 
@@ -183,8 +184,9 @@ class MaskEffect:
 class CheckLayerEffect:
     """The layer at which the tokens to recompute are chosen, over ratios (ours).
 
-    The paper checks at layer 1 of 32 to 80. A layer of a shallow model does the work of several, and what a token misses may
-    show only later. All layers up to the check layer are computed in full, so a later check costs more.
+    The paper checks at layer 1 of 32 to 80; a layer of a shallow model does the work of several. All layers up to the check
+    layer are computed in full, so a later check costs more, and helps by that alone: `random` beside `cacheblend` shows how
+    much of the effect is the choice.
 
     Attributes:
         check_layers: layers, from 1 on.
@@ -195,19 +197,14 @@ class CheckLayerEffect:
     ratios: tuple[float, ...] = (0.05, 0.1, 0.15, 0.25)
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per request: kl_to_full and quality of `full_recompute`, `full_reuse` and (by `ratio` and `check_layer`) ours."""
+        """Per request and method: recomputed_share, kl_to_full, quality; factors `ratio` and `check_layer` where it has them."""
         engine = engine_for(run)
-        method = run.methods.get("cacheblend") or METHODS.create("cacheblend")
-        variants = [Variant(name, METHODS.create(name)) for name in ("full_recompute", "full_reuse")]
-        variants += [
-            Variant(
-                "cacheblend",
-                dataclasses.replace(method, check_layer=layer, ratio=float(ratio)),
-                {"check_layer": layer, "ratio": float(ratio)},
-            )
-            for layer in self.check_layers
-            for ratio in self.ratios
-        ]
+        variants = []
+        for name, method in run.methods.items():
+            if hasattr(method, "check_layer"):
+                variants += _at_all(name, method, check_layer=self.check_layers, ratio=self.ratios)
+            else:
+                variants.append(Variant(name, method))
         for key, request in run.todo(requests_of(run, engine)):
             yield ItemRows(key, judged_rows(engine, request, variants, is_timed=False))
 

@@ -152,16 +152,22 @@ def mask_effect(results: Results) -> Drawing:
 @figure("cacheblend", "check_layer_effect", experiment="check_layer_effect")
 def check_layer_effect(results: Results) -> Drawing:
     """Quality against the share recomputed, by the layer at which tokens are chosen."""
-    own = Results(results.frame[results.frame["factor.check_layer"].notna()], results.records)
-    layers = sorted(own.frame["factor.check_layer"].unique())
-    looks = zip(layers, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"), "os^Dv", strict=False)
-    styles = {str(layer): SeriesStyle(f"chosen at layer {layer:g}", color, marker) for layer, color, marker in looks}
+    frame = results.frame[results.frame["factor.check_layer"].notna()]
+    named = frame.assign(choice=frame["label"] + ", layer " + frame["factor.check_layer"].map("{:g}".format))
+    own = Results(named, results.records)
+    styles = plain_styles(sorted(named["choice"].unique()))
     fig, points, used = draw_lines(
-        own, "ratio", [("kl_to_full",), QUALITY], xlabel=LABELS["ratio"], by="factor.check_layer", styles=styles
+        own,
+        "ratio",
+        [("kl_to_full",), QUALITY],
+        xlabel=LABELS["ratio"],
+        by="choice",
+        styles=styles,
+        varying=["factor.check_layer"],
     )
     text = (
         "All layers up to the one at which tokens are chosen are computed for every token; the paper chooses at layer 1. "
-        f"{INTERVALS} {KL_MEANING}"
+        f"Random tokens show what that alone is worth. {INTERVALS} {KL_MEANING}"
     )
     return Drawing(fig, points, used, "Where the tokens are chosen", text)
 

@@ -133,12 +133,15 @@ def test_quality_vs_chunks(run_of) -> None:
 
 
 def test_check_layer_effect(run_of) -> None:
-    rows = run_of("check_layer_effect", ["cacheblend"], check_layers=(1, 2), ratios=(0.15, 1.0))
-    ours = [row for row in rows if row.method == "cacheblend" and row.metric == "kl_to_full"]
-    assert {row.factors["check_layer"] for row in ours} == {1, 2}
+    methods = ["full_recompute", "full_reuse", "cacheblend", "random"]
+    rows = run_of("check_layer_effect", methods, check_layers=(1, 2), ratios=(0.15, 1.0))
+    ours = [row for row in rows if row.method in ("cacheblend", "random") and row.metric == "kl_to_full"]
+    assert {(row.method, row.factors["check_layer"]) for row in ours} == {
+        (name, layer) for name in ("cacheblend", "random") for layer in (1, 2)
+    }
     # Recomputing everything is a full prefill wherever the choice is made.
     assert all(row.value == pytest.approx(0, abs=1e-5) for row in ours if row.factors["ratio"] == 1.0)
-    assert {row.method for row in rows} == {"cacheblend", "full_recompute", "full_reuse"}
+    assert {row.method for row in rows} == set(methods)
 
 
 def test_mask_effect(run_of) -> None:

@@ -158,7 +158,8 @@ def write_all_cacheblend(root: Path, scale: str = "cpu") -> None:
                 row
                 for layer in (1, 2)
                 for ratio in (0.05, 0.15)
-                for row in judged("cacheblend", (1 - ratio) / layer, 0.9, ratio=ratio, check_layer=layer)
+                for name in ("cacheblend", "random")
+                for row in judged(name, (1 - ratio) / layer, 0.9, ratio=ratio, check_layer=layer)
             ]
             + judged("full_recompute", 0.0, 0.97)
             + judged("full_reuse", 0.9, 0.4)
