@@ -222,7 +222,8 @@ class Encoder:
         """Our settings, with several coding units a row, else x265's P-frames differ from run to run (16 pixels still do)."""
         if self.settings.codec != "h265" or self._coded_width > _LARGEST_CTU or "ctu" in self.settings.params:
             return self.settings
-        side = "32" if self._coded_width > 32 else "16"
+        # x265 takes its default for any picture, but refuses a unit of 32 that is named and higher than the picture.
+        side = "32" if self._coded_width > 32 and self._coded_height >= 32 else "16"
         return dataclasses.replace(self.settings, params={**self.settings.params, "ctu": side})
 
     def encode(

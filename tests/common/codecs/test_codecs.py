@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.codecs import (
@@ -109,6 +109,7 @@ def test_odd_and_small_sizes(codec, height, width, clip):
 
 
 @settings(max_examples=10, deadline=None)
+@example(codec="h265", height=16, width=33, seed=0)
 @given(codec=st.sampled_from(CODECS), height=st.integers(16, 70), width=st.integers(16, 70), seed=st.integers(0, 99))
 def test_any_size_round_trips(codec, height, width, seed):
     frames = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
