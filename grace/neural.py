@@ -284,6 +284,7 @@ class NeuralReceiver:
         self._num_packets: dict[int, int] = {}
         self._patch: dict[int, Patch] = {}
         self._done: dict[int, FrameStatus] = {}
+        self._latest = 0
         self.num_rejected = 0
 
     def fork(self) -> "NeuralReceiver":
@@ -293,6 +294,7 @@ class NeuralReceiver:
         other._patch_decoder = PatchDecoder(self._parameter_sets, self._patch_side)
         other._packets = {number: dict(found) for number, found in self._packets.items()}
         other._num_packets, other._patch, other._done = dict(self._num_packets), dict(self._patch), dict(self._done)
+        other._latest = self._latest
         return other
 
     def start(self, data: bytes) -> Image:
@@ -322,6 +324,7 @@ class NeuralReceiver:
             number = unwrapped(patch.frame, self._last)
             if number > self._last and patch.number < self._grid.num_patches:
                 self._patch[number] = patch
+                self._latest = number
             return
         if data[:1] != bytes([KIND]):
             raise CorruptBitstream("a packet of another kind.")
@@ -335,6 +338,7 @@ class NeuralReceiver:
             raise CorruptBitstream("a packet whose frame has another number of packets.")
         if number > self._last:
             self._packets.setdefault(number, {}).setdefault(head.index, data)
+            self._latest = number
 
     def _is_complete(self, number: int) -> bool:
         have = self._packets.get(number, {})
@@ -348,10 +352,13 @@ class NeuralReceiver:
         while True:
             number = self._last + 1
             is_forced = until is not None and number <= until
-            # A packet of a later frame says that what is missing will not come any more. With nothing of this frame there is
-            # nothing to decode: it is asked for again.
-            is_overtaken = newest > number and bool(self._packets.get(number))
-            if not (self._is_complete(number) or is_forced or is_overtaken):
+            # A packet of a later frame says that what is missing will not come any more; while the frame's own packets come
+            # in, late or sent again, the rest may follow. With nothing of this frame there is nothing to decode: it is asked
+            # for again.
+            is_overtaken = newest > number and bool(self._packets.get(number)) and self._latest != number
+            # The sender does not keep a frame longer than this, so that it cannot come any more.
+            is_too_old = newest - number >= _CACHED_FRAMES
+            if not (self._is_complete(number) or is_forced or is_overtaken or is_too_old):
                 break
             shown += self._decode(number)
         return shown
@@ -382,11 +389,10 @@ class NeuralReceiver:
         return self._advance(number)
 
     def report(self) -> Report:
-        """See `grace.api.Receiver.report`."""
+        """See `grace.api.Receiver.report`: asks for every frame of which nothing came, once packets of a later one are there."""
         first = max(1, self._last - _REPORTED_FRAMES + 1)
         frames = [self._done[n] for n in range(first, self._last + 1) if n in self._done]
         newest = max([*self._packets, *self._patch, self._last], default=self._last)
-        number = self._last + 1
-        if newest > number and not self._packets.get(number):
-            frames.append(FrameStatus(number, 0, 0, is_wanted=True))
+        lost = [number for number in range(self._last + 1, newest) if not self._packets.get(number)]
+        frames += [FrameStatus(number, 0, 0, is_wanted=True) for number in lost]
         return Report(tuple(frames))

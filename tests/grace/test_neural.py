@@ -90,6 +90,32 @@ def test_a_frame_of_which_nothing_arrived_is_asked_for_again(codec, clip):
     assert shown == [2, 3]
 
 
+def test_all_lost_frames_are_asked_for_at_once_and_used_whole(codec, clip):
+    sender, receiver = pair(codec, clip)
+    for number in (1, 2, 3):
+        sender.encode(number, clip[number], 1600)
+    fourth = sender.encode(4, clip[4], 1600)
+    assert receiver.on_packet(fourth[0]) == []
+    assert receiver.report().frames == tuple(FrameStatus(n, 0, 0, is_wanted=True) for n in (1, 2, 3))
+    again = sender.on_report(receiver.report())
+    shown = [found for packet in [*again, *fourth[1:]] for found in receiver.on_packet(packet)]
+    assert [found.frame for found in shown] == [1, 2, 3, 4]
+    # What was sent again is not decoded from its first packet: with nothing lost on the way both ends agree.
+    assert np.array_equal(shown[-1].image, sender.reference)
+
+
+def test_a_frame_that_the_sender_cannot_have_any_more_is_given_up(codec, clip):
+    sender, receiver = pair(codec, clip)
+    shown = []
+    for number in range(1, 67):
+        packets = sender.encode(number, clip[1 + number % 4], 1600)
+        if number > 1:
+            shown += [found.frame for packet in packets for found in receiver.on_packet(packet)]
+    assert shown == list(range(2, 66 + 1))[: len(shown)]
+    assert len(shown) >= 64
+    assert receiver.report().frames[-1].is_done
+
+
 def test_budget_is_kept_and_used(codec, clip):
     sender, _ = pair(codec, clip)
     sizes = [wire_bytes(sender.encode(number, clip[number], 1500)) for number in range(1, len(clip))]
