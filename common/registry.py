@@ -63,6 +63,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
         self._styles: dict[str, Style] = {}
         self._loaded = False
+        self._is_loading = False
 
     def add(
         self, name: str, *, label: str | None = None, color: str | None = None, marker: str | None = None
@@ -77,9 +78,11 @@ class Registry(Generic[T]):
         def register(entry: T) -> T:
             known = self._entries.get(name)
             if known is not None and _origin(known) != _origin(entry):
+                # A plug-in may register before the built-in entries are loaded; it is still the one to be renamed.
+                ours, other = (entry, known) if self._is_loading else (known, entry)
                 raise ConfigError(
-                    f"{self.kind} {name!r} is already registered by {_origin(known)}; "
-                    f"give the one in {_origin(entry)} another name."
+                    f"{self.kind} {name!r} is already registered by {_origin(ours)}; "
+                    f"give the one in {_origin(other)} another name."
                 )
             index = len(self._styles)
             self._styles.setdefault(
@@ -97,13 +100,20 @@ class Registry(Generic[T]):
 
     def _load(self) -> None:
         if not self._loaded:
-            self._loaded = True  # set first: the modules import this registry and may look names up while they load
+            # Set first: the modules import this registry and may look names up while they load.
+            self._loaded = self._is_loading = True
             try:
                 for module in self._modules:
                     importlib.import_module(module)
             except BaseException:
                 self._loaded = False
                 raise
+            finally:
+                self._is_loading = False
+
+    def registered(self) -> dict[str, T]:
+        """What has been registered up to now, without loading the built-in entries, which may take seconds."""
+        return dict(self._entries)
 
     def names(self) -> list[str]:
         """All registered names, built-in ones in the order of their definition, then the others."""

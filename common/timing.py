@@ -50,19 +50,27 @@ class Timing:
 def exclusive(threads: int | None = None) -> Iterator[None]:
     """Hold the machine's timing lock: no other timed section of any process of this project runs meanwhile.
 
+    Processes take turns: one that times thing after thing does not keep the others waiting for its end.
+
     Args:
         threads: number of compute threads of torch for the duration, if torch is loaded; None leaves it.
     """
-    with FileLock(Path(tempfile.gettempdir()) / "ninefold-timing.lock", mode=0o666):
-        torch = sys.modules.get("torch")
-        before = torch.get_num_threads() if torch is not None else None
+    folder = Path(tempfile.gettempdir())
+    lock = FileLock(folder / "ninefold-timing.lock", mode=0o666)
+    # Locks are polled, so that who releases one and wants it again at once would always win. Whoever waits for the lock
+    # therefore holds the turn meanwhile, and the last holder has to wait for that.
+    with FileLock(folder / "ninefold-timing-turn.lock", mode=0o666):
+        lock.acquire()
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch is not None else None
+    try:
         if torch is not None and threads is not None:
             torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            if torch is not None:
-                torch.set_num_threads(before)
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)
+        lock.release()
 
 
 def measure(

@@ -1,6 +1,7 @@
 """Timing: order, counts and bookkeeping; never absolute times."""
 
 import threading
+import time
 
 import pytest
 
@@ -47,6 +48,30 @@ def test_the_lock_admits_one_at_a_time() -> None:
         order.append("first")
     thread.join(timeout=30)
     assert order == ["first", "other"]
+
+
+def test_who_times_thing_after_thing_lets_others_in() -> None:
+    turns: list[bool] = []
+    is_waiting, is_over = threading.Event(), threading.Event()
+
+    def again_and_again() -> None:
+        for _ in range(300):
+            with exclusive():
+                turns.append(is_waiting.is_set())
+                time.sleep(0.005)
+            if is_over.is_set():
+                break
+
+    thread = threading.Thread(target=again_and_again)
+    thread.start()
+    while not turns:
+        time.sleep(0.001)
+    is_waiting.set()
+    with exclusive():
+        overtaken = sum(turns)
+    is_over.set()
+    thread.join()
+    assert overtaken <= 20, "the lock went to the same one again and again"
 
 
 def test_threads_are_set_and_restored() -> None:

@@ -86,3 +86,10 @@ def test_a_module_without_anything_to_check_is_one_clear_line(folder, module, ex
     checked = run(folder, "pytest", "-q", "-p", "no:cacheprovider", "--contract", module)
     assert checked.returncode in (2, 4), checked.stdout + checked.stderr  # an error while collecting, or of usage
     assert expected in checked.stdout + checked.stderr
+
+
+def test_a_name_that_a_built_in_entry_has_is_refused_with_advice_for_the_stranger(folder):
+    (folder / "same_name.py").write_text(MY_METHOD.replace('"first_k"', '"full_reuse"'))
+    checked = run(folder, "pytest", "-q", "-p", "no:cacheprovider", "--contract", "same_name")
+    assert checked.returncode in (2, 4), checked.stdout + checked.stderr
+    assert "give the one in same_name.FirstK another name" in checked.stdout + checked.stderr
