@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _say(f"error: {error}")
+        return 1
     return 0
 
 
@@ -174,7 +177,7 @@ def _ask(options: argparse.Namespace) -> None:
             f"{options.store} was filled with the tokenizer of {index['model_name']!r}, which is not that of "
             f"{options.model!r}; run precompute with --model {options.model}."
         )
-    passages = [Passage(**(entry | {"ids": tuple(entry["ids"])})) for entry in index["chunks"]]
+    passages = index["passages"]
     if options.file:
         passages = [passage for passage in passages if any(part in passage.file for part in options.file)]
         if not passages:
@@ -356,8 +359,8 @@ def _open(options: argparse.Namespace, depth: int) -> tuple["BlendedModel", "Tie
     from cacheblend.pipeline import PipelinedEngine, Timeline
     from cacheblend.store import DiskTier, TieredStore
 
-    if options.limit_gb is not None and not options.limit_gb > 0:
-        raise ConfigError(f"--limit-gb {options.limit_gb} must be > 0.")
+    if options.limit_gb is not None and not 0 < options.limit_gb < math.inf:
+        raise ConfigError(f"--limit-gb {options.limit_gb} must be > 0 and finite; leave it out for no limit.")
     if options.threads is not None:
         import torch
 
@@ -437,7 +440,7 @@ def _text_files(directory: Path, patterns: Iterable[str]) -> list[Path]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataUnavailable(
             f"{path} is not UTF-8 text (byte {error.start}); convert it or leave it out with --pattern."
@@ -490,18 +493,24 @@ def _write_index(store: Path, model: "BlendedModel", passages: Sequence[Passage]
 
 
 def _read_index(store: Path) -> dict[str, Any]:
+    """What `_write_index` wrote, and its chunks as `passages`."""
     try:
         index = json.loads((store / INDEX).read_text())
         if index["format"] != INDEX_FORMAT or not isinstance(index["chunks"], list):
             raise ValueError("unknown format")
+        if not isinstance(index["tokenizer"], str) or not isinstance(index["model_name"], str):
+            raise ValueError("it does not name its model")
+        passages = [
+            Passage(str(entry["file"]), int(entry["start"]), str(entry["text"]), tuple(map(int, entry["ids"])))
+            for entry in index["chunks"]
+        ]
     except FileNotFoundError as error:
         raise ConfigError(
             f"{store} holds no {INDEX}; run `python -m cacheblend precompute DIR --store {store}` first."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataUnavailable(f"{store / INDEX} is damaged ({error}); delete it and run precompute again.") from error
-    found: dict[str, Any] = index
-    return found
+    return {**index, "passages": passages}
 
 
 def retrieve(passages: Sequence[Passage], question: str, top: int) -> list[Passage]:

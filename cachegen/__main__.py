@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import exit_status
+from common.cli import exit_status, port, positive, read_text
 from common.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     encode.add_argument("profile", type=Path, help="profile file")
     encode.add_argument("text", type=Path, help="the context")
     encode.add_argument("store", type=Path, help="folder of the store")
-    encode.add_argument("--chunk-tokens", type=int, default=1500)
+    encode.add_argument("--chunk-tokens", type=positive, default=1500)
     encode.set_defaults(run=_encode)
 
     decode = commands.add_parser("decode", help="decode one chunk and write it as safetensors")
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve a store over HTTP")
     serve.add_argument("store", type=Path)
     serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, default=8095)
+    serve.add_argument("--port", type=port, default=8095)
     serve.add_argument("--rate-mbps", type=float, default=None, help="limit the link; default: no limit")
     serve.add_argument("--trace", type=Path, default=None, help="limit the link by a recorded trace")
     serve.set_defaults(run=_serve)
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(fetch)
     fetch.add_argument("context", help="context id, or 'list'")
     fetch.add_argument("--host", default="127.0.0.1")
-    fetch.add_argument("--port", type=int, default=8095)
+    fetch.add_argument("--port", type=port, default=8095)
     fetch.add_argument("--deadline-s", type=float, default=float("inf"))
     fetch.add_argument("--policy", default="adaptive")
     fetch.add_argument("--question", default=None)
@@ -86,7 +86,7 @@ def _engine(options: argparse.Namespace) -> Any:
 
 
 def _context(engine: Any, path: Path) -> Any:
-    passages = [part for part in path.read_text().split("\n\n") if part.strip()]
+    passages = [part for part in read_text(path).split("\n\n") if part.strip()]
     if not passages:
         raise ConfigError(f"{path} holds no text.")
     return engine.context(engine.ids_of(passages), passages)

@@ -14,11 +14,13 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
+
 from cachegen.api import StreamPolicy, StreamState
 from cachegen.codec import Codec
-from cachegen.store import Manifest, unpack_ids
+from cachegen.store import ID, Manifest, unpack_ids
 from cachegen.streaming import ChunkLog, Costs, offers_of
-from common.errors import CorruptBitstream, DataUnavailable
+from common.errors import ConfigError, CorruptBitstream, DataUnavailable
 from common.kv import KVCache, concatenate
 
 Recompute = Callable[[Sequence[int], KVCache | None], KVCache]
@@ -89,21 +91,38 @@ class Client:
         return body
 
     def contexts(self) -> list[str]:
-        """Ids of all contexts that the server holds."""
-        return list(json.loads(self.get("/contexts")))
+        """Ids of all contexts that the server holds.
+
+        Raises:
+            DataUnavailable: the server does not answer.
+            CorruptBitstream: what came is no list of ids.
+        """
+        try:
+            found = json.loads(self.get("/contexts"))
+        except ValueError as error:  # no JSON, or not even UTF-8
+            raise CorruptBitstream(f"{self._where} sends no list of contexts; is it a storage server?") from error
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise CorruptBitstream(f"{self._where} sends no list of contexts; is it a storage server?")
+        return found
 
     def manifest(self, context: str) -> Manifest:
         """What the server holds of a context.
 
         Raises:
+            ConfigError: this cannot be the id of a context.
             DataUnavailable: no such context.
-            CorruptBitstream: what came is no manifest.
+            CorruptBitstream: what came is no manifest, or that of another context.
         """
+        if not ID.fullmatch(context):
+            raise ConfigError(f"{context!r} is no context id: those are 64 hexadecimal digits. `contexts` lists them.")
         try:
             data = json.loads(self.get(f"/contexts/{context}/manifest.json"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or not even UTF-8
             raise CorruptBitstream(f"the manifest of {context} is no JSON: {error}") from error
-        return Manifest.from_json(data)
+        manifest = Manifest.from_json(data)
+        if manifest.context_id != context:
+            raise CorruptBitstream(f"the manifest of {context} is that of {manifest.context_id}.")
+        return manifest
 
     def get_kv(self, manifest: Manifest, chunk: int, level: int | None) -> bytes:
         """One chunk's bytes at a level, or as text (the paper's `get_kv`)."""
@@ -148,7 +167,7 @@ class Client:
                 arrived_s = self._clock() - start_s
                 throughput_bps = 8 * len(data) / max(arrived_s - asked_s, 1e-9)
                 sent.append((decision.level, len(data), asked_s, arrived_s, throughput_bps))
-                ready.append(pool.submit(worker.take, data, decision.level))
+                ready.append(pool.submit(worker.take, data, decision.level, manifest.chunk_tokens[index]))
             ready_s = [future.result() - start_s for future in ready]
         log = tuple(
             ChunkLog(level, size, asked, arrived, done, bps)
@@ -164,14 +183,25 @@ class _Worker:
         self._codec, self._recompute, self._clock = codec, recompute, clock
         self._parts: list[KVCache] = []
 
-    def take(self, data: bytes, level: int | None) -> float:
-        """Make a chunk usable; returns when it was."""
+    def take(self, data: bytes, level: int | None, num_tokens: int) -> float:
+        """Make a chunk of so many tokens usable; returns when it was.
+
+        Raises:
+            CorruptBitstream: damaged, or whole but another chunk's: the checksum does not know where it belongs.
+        """
+        start = self._parts[-1].next_position if self._parts else 0
         if level is not None:
-            self._parts.append(self._codec.decode(data))
+            part = self._codec.decode(data)
+            if not torch.equal(part.positions_T, torch.arange(start, start + num_tokens)):
+                raise CorruptBitstream(f"tokens {start} to {start + num_tokens - 1} expected, another chunk came.")
+            self._parts.append(part)
         else:
+            ids = unpack_ids(data)
+            if len(ids) != num_tokens:
+                raise CorruptBitstream(f"text of {num_tokens} tokens expected at token {start}, {len(ids)} came.")
             past = self.cache() if self._parts else None
             # Everything before is in its decoded, slightly lossy form: that is what a text chunk attends to.
-            whole = self._recompute(unpack_ids(data), past)
+            whole = self._recompute(ids, past)
             self._parts = [whole]
         return self._clock()
 

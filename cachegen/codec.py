@@ -70,6 +70,8 @@ class Codec:
         """
         profile, settings = self.profile, self.profile.settings
         index = settings.level_index(level) if isinstance(level, str) else level
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise ConfigError(f"level {level!r} is neither the name nor the index of a level.")
         if not 0 <= index < len(settings.levels):
             raise ConfigError(f"level {index} is not one of 0..{len(settings.levels) - 1}.")
         profile.check_fits(kv)

@@ -13,6 +13,7 @@ from cachegen.api import Context
 from cachegen.engine import Engine
 from cachegen.profile import Profile, build_profile, load, save
 from cachegen.settings import Settings
+from common.errors import ConfigError
 from common.kv import KVCache
 from common.results import sha256_of
 from common.rope import Rope
@@ -95,7 +96,13 @@ def profile_model(
 
 
 def cut(kv: KVCache, chunk_tokens: int) -> list[KVCache]:
-    """A cache as chunks of at most `chunk_tokens` tokens. Slices of one prefill: positions and attention stay right."""
+    """A cache as chunks of at most `chunk_tokens` tokens. Slices of one prefill: positions and attention stay right.
+
+    Raises:
+        ConfigError: no tokens per chunk.
+    """
+    if chunk_tokens < 1:
+        raise ConfigError(f"chunk_tokens={chunk_tokens} must be 1 or more.")
     return [kv.slice(start, start + chunk_tokens) for start in range(0, kv.num_tokens, chunk_tokens)]
 
 

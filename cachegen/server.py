@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from cachegen.store import Store
-from common.errors import DataUnavailable
+from common.errors import ConfigError, DataUnavailable
 from common.net.rate import Rate
 
 _PIECE_BYTES = 16384
@@ -75,9 +75,17 @@ class StorageServer:
 
     @classmethod
     def listen(cls, store: Store, link: ShapedLink, host: str = "127.0.0.1", port: int = 0) -> "StorageServer":
-        """Bind; port 0 takes a free one. Nothing is served before `start` or `run`."""
+        """Bind; port 0 takes a free one. Nothing is served before `run`.
+
+        Raises:
+            ConfigError: that address cannot be had.
+        """
         handler = type("Handler", (_Handler,), {"store": store, "link": link})
-        http = ThreadingHTTPServer((host, port), handler)
+        try:
+            http = ThreadingHTTPServer((host, port), handler)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"cannot listen on {host}:{port}: {reason}. Choose another host or port.") from error
         http.daemon_threads = True
         return cls(http, link)
 

@@ -25,7 +25,7 @@ from common.errors import ConfigError, CorruptBitstream, DataUnavailable
 from common.kv import KVCache
 from common.results import canonical_json, write_atomically
 
-_ID = re.compile(r"[0-9a-f]{64}")
+ID = re.compile(r"[0-9a-f]{64}")
 _PROFILE_ID = re.compile(r"[0-9a-f]{16}")
 _OBJECT = re.compile(r"manifest\.json|[0-9]{1,6}\.(?:[0-9]{1,2}|text)")
 
@@ -77,6 +77,8 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptBitstream(f"this is no manifest: {error}") from error
+        if not manifest.chunk_tokens or min(manifest.chunk_tokens) < 1:
+            raise CorruptBitstream("the manifest lists no chunks, or chunks without tokens.")
         counts = {len(manifest.chunk_tokens), len(manifest.level_bytes), len(manifest.text_bytes)}
         if len(counts) != 1 or {len(sizes) for sizes in manifest.level_bytes} != {len(manifest.level_names)}:
             raise CorruptBitstream("the manifest lists different numbers of chunks or levels.")
@@ -143,10 +145,15 @@ class Store:
         """
         if len(ids) != kv.num_tokens:
             raise ConfigError(f"{len(ids)} token ids were given for a cache of {kv.num_tokens} tokens.")
+        if not ids:
+            raise ConfigError("a context without tokens cannot be stored.")
         name = context_id(codec.profile.model, ids)
         folder = self.folder / "contexts" / name
+        chunks = cut(kv, chunk_tokens)
+        # Stored anew with other chunks: the old manifest would describe a mixture if this were interrupted.
+        (folder / "manifest.json").unlink(missing_ok=True)
         level_bytes, text_bytes, counts = [], [], []
-        for index, chunk in enumerate(cut(kv, chunk_tokens)):
+        for index, chunk in enumerate(chunks):
             sizes = []
             for level in range(len(codec.levels)):
                 data = codec.encode(chunk, level)
@@ -192,7 +199,7 @@ class Store:
         path = None
         if len(parts) == 2 and parts[0] == "profiles" and _PROFILE_ID.fullmatch(parts[1]):
             path = self.folder / "profiles" / f"{parts[1]}.safetensors"
-        elif len(parts) == 3 and parts[0] == "contexts" and _ID.fullmatch(parts[1]) and _OBJECT.fullmatch(parts[2]):
+        elif len(parts) == 3 and parts[0] == "contexts" and ID.fullmatch(parts[1]) and _OBJECT.fullmatch(parts[2]):
             path = self.folder / "contexts" / parts[1] / parts[2]
         if path is None or not path.is_file():
             raise DataUnavailable(f"there is no stored object {'/'.join(parts)!r}.")

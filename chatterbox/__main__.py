@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from common.cli import exit_status
+from common.cli import exit_status, read_text
 from common.errors import ConfigError
 
 SAMPLE = (
@@ -29,7 +29,7 @@ def _answer_with(text: str, tokens_per_s: float) -> "object":
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    text = Path(options.text).read_text(encoding="utf-8") if options.text else SAMPLE
+    text = read_text(Path(options.text)) if options.text else SAMPLE
     answer = _answer_with(text, options.rate)
     if options.quic:
         from chatterbox.quic_transport import serve_quic

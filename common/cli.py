@@ -1,9 +1,11 @@
 """What the command lines of the papers have in common: how an error ends a command."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from common.errors import ConfigError, ReproError
+from common.errors import ConfigError, DataUnavailable, ReproError
 
 
 def exit_status(work: Callable[[], object]) -> int:
@@ -15,11 +17,54 @@ def exit_status(work: Callable[[], object]) -> int:
     try:
         work()
     except ReproError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(_line(error), file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except OSError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(_line(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _line(error: Exception) -> str:
+    # What a server or another library says may hold line ends.
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file that a user named; a byte-order mark is left out, line ends are "\\n".
+
+    Raises:
+        DataUnavailable: no file, unreadable, or not UTF-8.
+    """
+    if not path.exists():
+        raise DataUnavailable(f"{path} does not exist; name a text file.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataUnavailable(f"{path} is not UTF-8 text (byte {error.start}); convert it.") from error
+    except OSError as error:
+        raise DataUnavailable(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def port(text: str) -> int:
+    """A port number, as the `type` of an argument: 0 (any free one) to 65535."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; give 0 (any free one) to 65535")
+    return number
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more, as the `type` of an argument."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number

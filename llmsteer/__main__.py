@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError, DataUnavailable, ReproError
+from common.cli import exit_status, positive, read_text
+from common.errors import ConfigError, DataUnavailable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile = commands.add_parser("profile", help="find the heads to steer, on generated held-out contexts")
     profile.add_argument("model")
     profile.add_argument("out", type=Path)
-    profile.add_argument("--contexts", type=int, default=6)
+    profile.add_argument("--contexts", type=positive, default=6)
     profile.add_argument("--objective", default="f1", choices=("f1", "log_likelihood"))
     prepare = commands.add_parser("prepare", help="read a context twice, select tokens, store the steered KV cache")
     prepare.add_argument("model")
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ask.add_argument("model")
     ask.add_argument("prepared", type=Path)
     ask.add_argument("question")
-    ask.add_argument("--max-tokens", type=int, default=64)
+    ask.add_argument("--max-tokens", type=positive, default=64)
     explain = commands.add_parser("explain", help="show which tokens are steered, layer by layer")
     explain.add_argument("model")
     explain.add_argument("prepared", type=Path)
@@ -49,15 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--dtype", default="float32")
         command.add_argument("--device", default="auto")
     options = parser.parse_args(arguments)
-    try:
-        {"profile": _profile, "prepare": _prepare, "ask": _ask, "explain": _explain}[options.command](options)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    run = {"profile": _profile, "prepare": _prepare, "ask": _ask, "explain": _explain}[options.command]
+    return exit_status(lambda: run(options))
 
 
 def _engine(options: argparse.Namespace) -> Any:
@@ -89,9 +83,7 @@ def _prepare(options: argparse.Namespace) -> None:
     from llmsteer.profiling import load_profile
     from llmsteer.store import SteeredContext
 
-    if not options.context.is_file():
-        raise DataUnavailable(f"{options.context} is not a file; give a text file.")
-    chunks = tuple(part.strip() for part in options.context.read_text().split("\n\n") if part.strip())
+    chunks = tuple(part.strip() for part in read_text(options.context).split("\n\n") if part.strip())
     method = LLMSteer(
         alpha=options.alpha, heads="profiled" if options.heads else "all", k=options.k, apply=options.apply
     )
@@ -132,11 +124,22 @@ def _explain(options: argparse.Namespace) -> None:
         tokens = record.layers.get(layer)
         chosen = set() if tokens is None else set(tokens.tolist())
         print(f"layer {layer}, heads {', '.join(map(str, heads))}: {len(chosen)} tokens")
-        text = "".join(
-            f"[{tokenizer.decode([token]).strip()}]" if index in chosen else tokenizer.decode([token])
-            for index, token in enumerate(context_ids)
-        )
-        print(text)
+        print(_bracketed(tokenizer, context_ids, chosen))
+
+
+def _bracketed(tokenizer: Any, ids: Sequence[int], chosen: set[int]) -> str:
+    """The text of tokens, the chosen ones in brackets; tokens that share a character stand in one pair."""
+    text, waiting, is_chosen = "", [], False
+    for index, token in enumerate(ids):
+        waiting.append(token)
+        is_chosen |= index in chosen
+        piece = tokenizer.decode(waiting)
+        if piece.endswith("\ufffd") and index + 1 < len(ids) and len(waiting) < 8:
+            continue  # the first bytes of a character
+        body = piece.lstrip()
+        text += f"{piece[: len(piece) - len(body)]}[{body}]" if is_chosen else piece
+        waiting, is_chosen = [], False
+    return text
 
 
 if __name__ == "__main__":

@@ -121,6 +121,7 @@ class Engine:
             self._model.set_attn_implementation(NAME)
         self.num_layers = int(loaded.config.num_hidden_layers)
         self.num_heads = int(loaded.config.num_attention_heads)
+        self._max_positions = int(loaded.config.max_position_embeddings)
         self.dtype = str(loaded.dtype).removeprefix("torch.")
         self.tokens_forwarded = 0
         self.generations = 0
@@ -310,7 +311,7 @@ class Engine:
             query: needed only if the plan's prompt holds the query.
 
         Raises:
-            ConfigError: the plan's record is for another model, prompt or context.
+            ConfigError: the plan's record is for another model, prompt or context; or the context is too long for the model.
         """
         ids = (*self.prefix(plan.cached_prompt, query if plan.query_in_prompt else None), *context.ids)
         if plan.record is not None:
@@ -334,7 +335,11 @@ class Engine:
         return self.generate(prepared, query.ids, query.max_answer_tokens)
 
     def generate(self, prepared: Prepared, ids: Sequence[int], max_tokens: int) -> Answer:
-        """Greedy continuation of the cached tokens and `ids`, at most so many tokens long."""
+        """Greedy continuation of the cached tokens and `ids`, at most so many tokens long or to the model's last position.
+
+        Raises:
+            ConfigError: the cached tokens and `ids` are more than the model has positions.
+        """
         layers = self._layers(prepared.plan, "live")
         cache, before = prepared.cache, prepared.cache.get_seq_length()
         self.generations += 1
@@ -343,7 +348,7 @@ class Engine:
             token = int(self._run(ids, cache, layers).argmax())
             while token != self.eos:
                 found.append(token)
-                if len(found) >= max_tokens:
+                if len(found) >= max_tokens or cache.get_seq_length() >= self._max_positions:
                     break
                 token = int(self._run([token], cache, layers).argmax())
         finally:
@@ -380,7 +385,17 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self, ids: Sequence[int], cache: Any, layers: Mapping[int, LayerSteering], keep: int = 1) -> Tensor:
-        """Logits of the last token, (V,), or of the last `keep`, (keep, V)."""
+        """Logits of the last token, (V,), or of the last `keep`, (keep, V).
+
+        Raises:
+            ConfigError: more tokens than the model has positions.
+        """
+        num_tokens = len(ids) + (cache.get_seq_length() if cache is not None else 0)
+        if num_tokens > self._max_positions:
+            raise ConfigError(
+                f"{num_tokens} tokens are more than the model's {self._max_positions} positions; "
+                "shorten the context or the question."
+            )
         self.tokens_forwarded += len(ids)
         tensor = torch.tensor([list(ids)], device=self.loaded.device)
         with active(self._model, layers):

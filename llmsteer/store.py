@@ -96,6 +96,8 @@ class SteeredContext:
             raise DataUnavailable(f"{folder} holds no prepared context; make one with `prepare`.") from error
         except ValueError as error:
             raise CorruptBitstream(f"{folder}/context.json is not JSON; prepare the context again.") from error
+        if not isinstance(plain, dict):
+            raise CorruptBitstream(f"{folder}/context.json describes no context; prepare the context again.")
         if plain.get("format") != "llmsteer-context-1" or plain.get("record") != record.digest():
             raise CorruptBitstream(f"{folder}: record and context do not belong together; prepare the context again.")
         if hashlib.sha256(tensors).hexdigest() != plain.get("kv_sha256"):

@@ -10,23 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError, DataUnavailable, ReproError
+from common.cli import exit_status, read_text
+from common.errors import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except ReproError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except OSError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,11 +112,7 @@ def _ask(options: argparse.Namespace) -> None:
     from ragserve.prompts import Prompts
     from ragserve.synthesis import SynthesisSettings, max_chunks, token_costs
 
-    texts = []
-    for path in options.documents:
-        if not path.is_file():
-            raise DataUnavailable(f"{path} does not exist; name text files to retrieve from.")
-        texts.append(path.read_text(errors="replace"))
+    texts = [read_text(path) for path in options.documents]
     settings = {"name": options.model, "source": options.source}
     if options.source != "bundled":
         settings["path"] = options.model

@@ -194,6 +194,22 @@ def test_questions_that_cannot_be_asked(run, corpus, tmp_path):
     assert (status, "damaged" in err) == (1, True)
 
 
+@pytest.mark.parametrize(
+    "change", [{"chunks": [{"file": "a"}]}, {"chunks": [7]}, {"tokenizer": None}, {"format": 2}, {"model_name": 1}]
+)
+def test_a_damaged_index_is_one_clear_line(tmp_path, capsys, change):
+    whole = {"format": 1, "model_name": "m", "tokenizer": "t", "chunks": []}
+    (tmp_path / "index.json").write_text(json.dumps(whole | change))
+    assert main(["ask", "x", "--store", str(tmp_path)]) == 1
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_an_endless_limit_is_refused(tmp_path, capsys):
+    (tmp_path / "index.json").write_text(json.dumps({"format": 1, "model_name": "m", "tokenizer": "t", "chunks": []}))
+    assert main(["ask", "x", "--store", str(tmp_path), "--limit-gb", "inf"]) == 2
+    assert "leave it out" in capsys.readouterr().err
+
+
 def test_retrieval_prefers_rare_shared_words_and_keeps_the_order_of_the_corpus():
     texts = ["the cat sat", "the dog ran", "the zebra and the dog", "nothing here"]
     passages = [Passage("f", i, text, (1,)) for i, text in enumerate(texts)]

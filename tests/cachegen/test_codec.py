@@ -315,3 +315,9 @@ def test_entropy_by_hand():
     symbols = torch.tensor([[7, 7, 7, 7], [0, 1, 2, 3], [-5, -5, -5, 9]])
     assert entropy_bits(symbols) == pytest.approx(8 + 4 * (0.75 * np.log2(4 / 3) + 0.25 * 2))
     assert entropy_bits(symbols[:, :0]) == 0.0
+
+
+@pytest.mark.parametrize("level", [True, None, 1.0])
+def test_levels_are_names_or_indices(level):
+    with pytest.raises(ConfigError, match="neither the name nor the index"):
+        codec_of("paper").encode(cache_of(tiny_model("llama"), 3, 1), level)

@@ -1,5 +1,7 @@
 """The store, the server and the client: what comes back is what was stored, and what is asked badly gets an answer."""
 
+import json
+import shutil
 import socket
 import threading
 import time
@@ -219,8 +221,6 @@ def test_absent_server_is_one_clear_error():
 
 def test_damaged_objects_are_noticed(stored, tmp_path):
     store, manifest, _, _ = stored
-    import shutil
-
     shutil.copytree(store.folder, tmp_path / "copy")
     chunk = tmp_path / "copy" / "contexts" / manifest.context_id / "1.2"
     data = bytearray(chunk.read_bytes())
@@ -250,3 +250,71 @@ def test_command_line_inspects_and_decodes(stored, capsys, tmp_path):
     assert "CorruptBitstream" in capsys.readouterr().err
     assert main(["serve", str(tmp_path / "nowhere")]) == 2
     assert main(["inspect", str(tmp_path / "nowhere")]) == 1
+
+
+def test_a_whole_chunk_in_another_chunks_place_is_noticed(stored, tmp_path):
+    # Each file is intact, so its checksum is right; only the manifest knows that tokens are missing.
+    store, manifest, _, _ = stored
+    shutil.copytree(store.folder, tmp_path / "copy")
+    folder = tmp_path / "copy" / "contexts" / manifest.context_id
+    for kind in ("2", "text"):
+        (folder / f"1.{kind}").write_bytes((folder / f"2.{kind}").read_bytes())
+    link = ShapedLink(None, time.monotonic, time.sleep)
+    with StorageServer.listen(Store(tmp_path / "copy"), link) as server, client_of(server) as client:
+        with pytest.raises(CorruptBitstream, match="another chunk"):
+            client.fetch(manifest, codec_of("paper"), Fixed(2), COSTS, recompute)
+        with pytest.raises(CorruptBitstream, match="32 tokens expected"):
+            client.fetch(manifest, codec_of("paper"), TextOnly(), COSTS, recompute)
+
+
+def test_storing_anew_takes_the_old_manifest_away_first(stored, tmp_path, monkeypatch):
+    _, _, kv, ids = stored
+    store = Store(tmp_path)
+    name = store.store_kv(codec_of("paper"), ids, kv, 32).context_id
+    with pytest.raises(ConfigError, match="chunk_tokens=-4 must be 1"):
+        store.store_kv(codec_of("paper"), ids, kv, -4)
+    assert store.contexts() == [name]  # a refused value costs nothing
+    codec = codec_of("paper")
+    monkeypatch.setattr(type(codec), "encode", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.store_kv(codec, ids, kv, 16)
+    assert store.contexts() == []
+
+
+@pytest.mark.parametrize("body", [b"hello", b"\xff\xfe", b"{}", b"[1]"])
+def test_foreign_servers_are_one_clear_error(body, monkeypatch):
+    client = Client("127.0.0.1", 1, time.monotonic)
+    monkeypatch.setattr(client, "get", lambda path: body)
+    with pytest.raises(CorruptBitstream, match="no list of contexts"):
+        client.contexts()
+    with pytest.raises(CorruptBitstream):
+        client.manifest("ab" * 32)
+    for name in ("a b", "../x", "\u00e9"):
+        with pytest.raises(ConfigError, match="64 hexadecimal"):
+            client.manifest(name)
+
+
+def test_manifests_without_chunks_or_of_another_context_are_refused(stored, monkeypatch):
+    plain = stored[1].to_json()
+    with pytest.raises(CorruptBitstream, match="no chunks"):
+        Manifest.from_json(plain | {"chunk_tokens": [], "level_bytes": [], "text_bytes": []})
+    client = Client("127.0.0.1", 1, time.monotonic)
+    monkeypatch.setattr(client, "get", lambda path: json.dumps(plain).encode())
+    with pytest.raises(CorruptBitstream, match="is that of"):
+        client.manifest("ab" * 32)
+
+
+def test_addresses_that_cannot_be_had_are_refused(stored, server):
+    link = ShapedLink(None, time.monotonic, time.sleep)
+    for port in (server.address[1], 99999):
+        with pytest.raises(ConfigError, match="cannot listen"):
+            StorageServer.listen(stored[0], link, port=port)
+
+
+def test_command_line_refuses_bad_texts_and_numbers(tmp_path, capsys):
+    text = tmp_path / "a.txt"
+    text.write_bytes(b"caf\xe9")
+    for arguments in (["encode", "p", str(text), "s", "--chunk-tokens", "0"], ["serve", "s", "--port", "99999"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+    assert "'0' is not a whole number" in capsys.readouterr().err

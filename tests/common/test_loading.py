@@ -122,3 +122,8 @@ def test_what_cannot_be_had_is_one_line(tmp_path, monkeypatch) -> None:
 def test_settings_of_a_run_make_a_spec() -> None:
     settings = {"name": "small", "source": "bundled", "path": None, "revision": None, "dtype": "float32"}
     assert ModelSpec.from_settings(settings | {"device": "auto", "attention": "sdpa"}) == ModelSpec("small")
+
+
+def test_a_device_that_is_not_supported_is_refused_before_torch_tries() -> None:
+    with pytest.raises(ConfigError, match="device 'mps' is not supported"):
+        loading.resolve_device("mps")

@@ -301,8 +301,26 @@ def test_a_context_survives_the_disk(engine, tmp_path):
     (tmp_path / "c" / "kv.safetensors").write_bytes(data)
     with pytest.raises(CorruptBitstream, match="damaged"):
         SteeredContext.load(tmp_path / "c")
+    (tmp_path / "c" / "context.json").write_text("[]")
+    with pytest.raises(CorruptBitstream, match="describes no context"):
+        SteeredContext.load(tmp_path / "c")
     with pytest.raises(ConfigError, match="without steering"):
         SteeredContext.of(engine.prepare(CONTEXT, SteeringPlan()))
+
+
+def test_nothing_goes_beyond_the_models_last_position():
+    model = build("llama_gqa")
+    model.config.max_position_embeddings = len(CONTEXT.ids) + 20
+    engine = Engine(wrap(model))
+    engine.eos  # noqa: B018  (None: random weights never end an answer)
+    prepared = engine.prepare(CONTEXT, SteeringPlan())
+    room = len(CONTEXT.ids) + 20 - len(prepared.ids)
+    # The last token that is generated is not fed back, so it needs no position.
+    assert len(engine.generate(prepared, (50,) * (room - 2), 99).ids) == 3
+    with pytest.raises(ConfigError, match="more than the model's"):
+        engine.generate(prepared, (50,) * (room + 1), 1)
+    with pytest.raises(ConfigError, match="more than the model's"):
+        engine.read(engine.prefix(0), CONTEXT.ids * 2)
 
 
 def test_the_store_forgets_the_least_recently_used(engine):

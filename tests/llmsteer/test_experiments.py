@@ -111,5 +111,18 @@ def test_command_line(folder, tmp_path, capsys):
     assert command_line.main(["prepare", model, str(tmp_path / "none.txt"), out, "--alpha", "2"]) == 1
     errors = capsys.readouterr().err
     assert "heads=all needs alpha" in errors
+    text.write_bytes(b"caf\xe9")
+    assert command_line.main(["prepare", model, str(text), out, "--alpha", "2"]) == 1
+    assert "not UTF-8" in capsys.readouterr().err
     assert "prepare" in errors
     assert "Traceback" not in errors
+
+
+def test_steered_tokens_stand_in_brackets_and_characters_stay_whole():
+    class Bytes:
+        def decode(self, ids):
+            return bytes(ids).decode(errors="replace")
+
+    ids = list(" a b\u00e9c".encode())  # 7 bytes: the accented letter takes bytes 4 and 5
+    assert command_line._bracketed(Bytes(), ids, {1, 5}) == " [a] b[\u00e9]c"
+    assert command_line._bracketed(Bytes(), ids[:5], {4}).startswith(" a b[")
