@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import exit_status
+from common.cli import exit_status, positive
 from common.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("out", type=Path, help="video to write (.mp4)")
     demo.add_argument("--clip", type=Path, default=None, help="video file; default: a rendered street")
-    demo.add_argument("--scale", type=int, default=2, help="enlargement")
+    demo.add_argument("--scale", type=positive, default=2, help="enlargement")
     _add_policy(demo)
     demo.set_defaults(run=_demo)
 
@@ -144,8 +144,11 @@ def _streamed(options: argparse.Namespace, policy: Any, clip: Any, site: Any) ->
 
 def _encode(options: argparse.Namespace) -> None:
     from accmpeg.tool import record_of, write
+    from common.codecs import prepare_output
 
-    policy, clip = _policy(options), _clip(options)
+    policy = _policy(options)
+    prepare_output(options.out, options.clip)
+    clip = _clip(options)
     streamed, settings = _streamed(options, policy, clip, _site(options, clip))
     record = record_of(streamed, clip, options.policy, settings)
     beside = write(streamed, record, options.out)
@@ -160,15 +163,16 @@ def _encode(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     from accmpeg.methods import AwStream
     from accmpeg.tool import side_by_side
-    from common.codecs import encode
+    from common.codecs import encode, prepare_output
 
-    policy, clip = _policy(options), _clip(options)
+    policy = _policy(options)
+    prepare_output(options.out, options.clip)
+    clip = _clip(options)
     site = _site(options, clip)
     plain, _ = _streamed(options, AwStream(30), clip, site)
     ours, _ = _streamed(options, policy, clip, site)
     titles = ("uniform H.264, quantiser 30", options.policy)
     pictures = side_by_side(clip, plain, ours, site.dnn, titles, scale=options.scale)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     encode(pictures, crf=20, fps=clip.fps, preset="fast", gop=30).save(options.out)
     left, right = int(plain.frame_bytes.sum()), int(ours.frame_bytes.sum())
     print(f"{options.out}: {len(pictures)} frames; {left} bytes at quantiser 30, {right} bytes with {options.policy}")

@@ -8,6 +8,8 @@ import hashlib
 
 import numpy as np
 
+from common.errors import ConfigError
+
 
 def for_component(seed: int, *component: str | int) -> np.random.Generator:
     """A generator for one component of a run.
@@ -18,7 +20,12 @@ def for_component(seed: int, *component: str | int) -> np.random.Generator:
 
     Returns:
         A PCG64 generator; the same arguments give the same stream on every machine.
+
+    Raises:
+        ConfigError: a negative seed.
     """
+    if seed < 0:
+        raise ConfigError(f"seed={seed} must be 0 or more.")
     return np.random.default_rng(np.random.SeedSequence([seed, *_words(component)]))
 
 

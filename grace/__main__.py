@@ -7,33 +7,26 @@ import argparse
 import math
 import struct
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.errors import ConfigError, CorruptBitstream, ReproError
+from common.cli import exit_status, port
+from common.errors import ConfigError, CorruptBitstream, DataUnavailable
 
+_MOST_SECONDS = 3600
 _LENGTH = struct.Struct("<I")
-_MAGIC = b"GRC1"
-_SHAPE = struct.Struct("<HHf")
+_MAGIC = b"GRC2"
+_HEADER = struct.Struct("<4sHHfI")  # magic, height, width, frames per second, CRC-32 of the packets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except ReproError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except OSError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,14 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     send.add_argument("--delay-s", type=float, default=0.05)
     send.add_argument("--loss", type=float, default=0.1)
     send.add_argument("--host", default="127.0.0.1")
-    send.add_argument("--port", type=int, default=5006)
+    send.add_argument("--port", type=port, default=5006)
     send.add_argument("--json", type=Path, default=None, help="write when each frame was taken")
     send.add_argument("--seed", type=int, default=0)
     send.set_defaults(run=_send)
     receive = commands.add_parser("receive", help="receive such a call")
     receive.add_argument("--method", default="grace")
     receive.add_argument("--host", default="127.0.0.1")
-    receive.add_argument("--port", type=int, default=5006)
+    receive.add_argument("--port", type=port, default=5006)
     receive.add_argument("--json", type=Path, default=None, help="write when each frame was shown")
     receive.set_defaults(run=_receive)
     encode = commands.add_parser("encode", help="code a video file as GRACE packets")
@@ -99,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _call(options: argparse.Namespace) -> None:
+    from common.codecs import prepare_output
     from common.rng import for_component
     from grace.api import METHODS
     from grace.experiments_session import call, link_of, loss_model, paper_times
@@ -106,8 +100,8 @@ def _call(options: argparse.Namespace) -> None:
     from grace.traces import generated_rate, recorded_rate
     from grace.workloads import FPS
 
-    if options.seconds < 0.2 or options.size < 32:
-        raise ConfigError(f"--seconds {options.seconds} must be at least 0.2 and --size {options.size} at least 32.")
+    _check_call(options)
+    prepare_output(options.out, options.video)
     num_frames = round(options.seconds * FPS)
     clip = _clip(options, num_frames)
     if options.trace is None:
@@ -135,6 +129,13 @@ def _call(options: argparse.Namespace) -> None:
     print(f"wrote {options.out}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}")
 
 
+def _check_call(options: argparse.Namespace) -> None:
+    if not 0.2 <= options.seconds <= _MOST_SECONDS or options.size < 32:
+        raise ConfigError(
+            f"--seconds {options.seconds} must lie in 0.2..{_MOST_SECONDS} and --size {options.size} be at least 32."
+        )
+
+
 def _send(options: argparse.Namespace) -> None:
     import json
 
@@ -145,8 +146,7 @@ def _send(options: argparse.Namespace) -> None:
     from grace.udp import send_call
     from grace.workloads import FPS
 
-    if options.seconds < 0.2 or options.size < 32:
-        raise ConfigError(f"--seconds {options.seconds} must be at least 0.2 and --size {options.size} at least 32.")
+    _check_call(options)
     num_frames = round(options.seconds * FPS)
     clip = _clip(options, num_frames)
     rate = ConstantRate(options.rate_mbps * 1e6)
@@ -178,7 +178,13 @@ def _receive(options: argparse.Namespace) -> None:
     from grace.api import METHODS
     from grace.udp import receive_call
 
-    shown = receive_call(METHODS.create(options.method), options.host, options.port)
+    method = METHODS.create(options.method)
+    try:
+        shown = receive_call(method, options.host, options.port)
+    except OSError as error:
+        raise DataUnavailable(
+            f"no sender answers at {options.host}:{options.port}: {error.strerror or error}."
+        ) from error
     if options.json is not None:
         options.json.write_text(json.dumps({number: when for number, (when, _) in shown.items()}))
     print(f"{len(shown)} frames shown")
@@ -241,10 +247,13 @@ def _write_video(path: Path, frames: np.ndarray, fps: float) -> None:
 def _read_file(path: Path) -> tuple[int, int, float, bytes, list[list[bytes]]]:
     """Height, width, frame rate, stream start, packets by frame."""
     data = path.read_bytes()
-    if data[: len(_MAGIC)] != _MAGIC or len(data) < len(_MAGIC) + _SHAPE.size:
+    if data[: len(_MAGIC)] != _MAGIC or len(data) < _HEADER.size:
         raise CorruptBitstream(f"{path} is not a file of GRACE packets; make one with python -m grace encode.")
-    height, width, fps = _SHAPE.unpack_from(data, len(_MAGIC))
-    at = len(_MAGIC) + _SHAPE.size
+    _, height, width, fps, checksum = _HEADER.unpack_from(data)
+    at = _HEADER.size
+    # The receiver drops a damaged packet as if it were lost, as it must in a call; a damaged file is said to be one.
+    if _checksum(height, width, fps, data[at:]) != checksum:
+        raise CorruptBitstream(f"{path} does not match its checksum. It was cut or damaged.")
     blocks = []
     while at < len(data):
         if at + _LENGTH.size > len(data):
@@ -266,18 +275,28 @@ def _read_file(path: Path) -> tuple[int, int, float, bytes, list[list[bytes]]]:
     return height, width, fps, blocks[0], [frame for frame in frames if frame]
 
 
+def _checksum(height: int, width: int, fps: float, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(struct.pack("<HHf", height, width, fps)))
+
+
 def _encode(options: argparse.Namespace) -> None:
     from common.data.video.files import load_clip
+    from common.results import write_atomically
     from grace.api import StreamInfo
     from grace.methods import Grace
+    from grace.networks import NUM_LEVELS
     from grace.neural import NeuralSender
 
+    if options.output.exists() and options.video.exists() and options.output.samefile(options.video):
+        raise ConfigError(f"{options.output} is the video that is read; name another file to write.")
     if not 1 <= options.packets <= 64 or options.frames < 2:
         raise ConfigError(f"--packets {options.packets} must lie in 1..64 and --frames {options.frames} be at least 2.")
+    if not 0 <= options.level < NUM_LEVELS:
+        raise ConfigError(f"--level {options.level} must lie in 0 (smallest)..{NUM_LEVELS - 1}.")
     clip = load_clip(options.video, 0, options.frames, height=options.height)
     sender = Grace().sender(StreamInfo(clip.height, clip.width, clip.fps))
     assert isinstance(sender, NeuralSender)
-    out = bytearray(_MAGIC + _SHAPE.pack(clip.height, clip.width, clip.fps))
+    out = bytearray()
 
     def add(block: bytes) -> None:
         out.extend(_LENGTH.pack(len(block)) + block)
@@ -287,17 +306,21 @@ def _encode(options: argparse.Namespace) -> None:
         for packet in sender.encode_at(number, clip.frames[number], options.level, options.packets):
             add(packet)
         add(b"")
-    options.output.write_bytes(out)
-    print(f"{len(clip)} frames of {clip.width}x{clip.height}: {len(out)} bytes")
+    checksum = _checksum(clip.height, clip.width, clip.fps, bytes(out))
+    header = _HEADER.pack(_MAGIC, clip.height, clip.width, clip.fps, checksum)
+    write_atomically(options.output, header + bytes(out))
+    print(f"{len(clip)} frames of {clip.width}x{clip.height}: {len(header) + len(out)} bytes")
 
 
 def _decode(options: argparse.Namespace) -> None:
+    from common.codecs import prepare_output
     from common.rng import for_component
     from grace.api import StreamInfo
     from grace.methods import Grace
 
     if not 0 <= options.loss <= 1:
         raise ConfigError(f"--loss {options.loss} must lie in [0, 1].")
+    prepare_output(options.output, options.packets)
     height, width, fps, start, frames = _read_file(options.packets)
     receiver = Grace().receiver(StreamInfo(height, width, fps))
     rng = for_component(options.seed, "losses")

@@ -145,7 +145,7 @@ def _real_crops(rng: Generator, path: Path, num: int) -> list[NDArray[np.uint8]]
     if not path.is_file():
         raise DataUnavailable(f"{path} is missing. Give the data root that holds video/{path.name}, or num_real=0.")
     clips: list[NDArray[np.uint8]] = []
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="replace") as container:
         recent: list[NDArray[np.uint8]] = []
         frames = container.decode(video=0)
         for index, frame in enumerate(frames):

@@ -60,7 +60,9 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"method {options.method!r} sets no knobs of the encoder; choose oneadapt, chameleon, awstream, casva, static ..."
         )
-    rate = load_clip(options.video, count=1).fps
+    # More than one frame: the rate that a file states need not be that of its frames.
+    rate = load_clip(options.video, count=30, height=options.height, width=options.width).fps
+    options.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     step = max(1, round(rate / 10))
     count = (options.warm_up + options.intervals) * 10
     frames = load_clip(options.video, count=count, step=step, height=options.height, width=options.width).frames
@@ -77,7 +79,6 @@ def _run(options: argparse.Namespace) -> None:
     profile = make_profile(application, [intervals[: options.warm_up]])
     application = with_profile(application, profile)
     records = run_clip(application, {"": method.controller(application)}, intervals[options.warm_up :])[""]
-    options.out.mkdir(parents=True, exist_ok=True)
     _write(options.out / "knobs.csv", application, records)
     _draw(
         options.out / "knobs.png", application, records, f"{options.video.name}, {METHODS.style(options.method).label}"

@@ -17,7 +17,7 @@ Importing this package is cheap; PyAV and OpenCV are imported by the first call 
 """
 
 from common.codecs.maps import MACROBLOCK, grid_shape, rectangles
-from common.codecs.stream import EncodedVideo, Packet, nal_units
+from common.codecs.stream import EncodedVideo, Packet, nal_units, prepare_output
 from common.codecs.video import (
     DecodedFrame,
     DecodedVideo,
@@ -48,6 +48,7 @@ __all__ = [
     "grid_shape",
     "motion_vectors",
     "nal_units",
+    "prepare_output",
     "read_qp_map",
     "rectangles",
 ]

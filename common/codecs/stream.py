@@ -15,6 +15,7 @@ from common.errors import ConfigError, CorruptBitstream, DataUnavailable
 
 # How FFmpeg calls the decoders of our codec names, and the other way round.
 FFMPEG_DECODERS = {"h264": "h264", "h265": "hevc", "vp9": "vp9"}
+CONTAINERS = (".mp4", ".mkv", ".mov", ".webm")  # .webm: VP9 only
 CODEC_NAMES = {decoder: codec for codec, decoder in FFMPEG_DECODERS.items()}
 
 
@@ -47,6 +48,28 @@ class Packet:
                 f"packet of frame {self.pts}: the checksum of its {len(self.data)} bytes differs from the encoder's. "
                 "It was damaged or cut on the way."
             )
+
+
+def prepare_output(path: Path, source: Path | None = None) -> None:
+    """Look whether a video can be written, before the work that makes it; creates the folder.
+
+    Args:
+        path: the video to write.
+        source: the video that is read.
+
+    Raises:
+        ConfigError: a suffix that no container has, a folder, or the source itself, which would be lost.
+    """
+    if path.suffix.lower() not in CONTAINERS:
+        raise ConfigError(f"{path}: no container for this suffix; use {', '.join(CONTAINERS)}.")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file.")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise ConfigError(f"{path} is the video that is read; name another file to write.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: its folder cannot be made: {error.strerror}.") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,12 +142,14 @@ class EncodedVideo:
             path: .mp4, .mkv or .webm (VP9); the suffix chooses the container.
 
         Raises:
-            ConfigError: no packets, or a suffix that no container has.
+            ConfigError: no packets, a suffix that no container has, or a container that cannot hold this codec.
         """
         import av
 
         if not self.packets:
             raise ConfigError("an encoded video without packets cannot be saved; encode at least one frame.")
+        if path.suffix.lower() == ".webm" and self.codec != "vp9":
+            raise ConfigError(f"path {str(path)!r}: webm cannot hold {self.codec}; use .mp4 or .mkv.")
         rate = Fraction(self.fps).limit_denominator(100_000)
         try:
             container = av.open(str(path), "w")
@@ -171,7 +196,7 @@ class EncodedVideo:
         if not Path(path).is_file():
             raise DataUnavailable(f"video {str(path)!r} is not there. Give the path of a video file.")
         try:
-            with av.open(str(path)) as container:
+            with av.open(str(path), metadata_errors="replace") as container:
                 if not container.streams.video:
                     raise CorruptBitstream(f"{path}: no video stream in this file.")
                 stream = container.streams.video[0]

@@ -248,3 +248,14 @@ def test_runner_and_figures_take_every_experiment(tmp_path):
     drawn = {path.stem for path in folder.glob("*.png")}
     assert {"delay_vs_accuracy", "share_of_high_quality", "speed", "learning_curves", "reuse"} <= drawn
     assert "cannot be computed" not in (folder / "claims.md").read_text()
+
+
+@pytest.mark.parametrize("command", [["encode", "a.mp4", "a.mp4"], ["demo", "a.mp4", "--clip", "a.mp4"]])
+def test_the_video_that_is_read_is_not_overwritten(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").write_bytes(b"precious")
+    assert main(command) == 2
+    assert "is the video that is read" in capsys.readouterr().err
+    assert (tmp_path / "a.mp4").read_bytes() == b"precious"
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "b.mp4", "--scale", "0"])

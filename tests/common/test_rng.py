@@ -1,9 +1,11 @@
 """Random streams: by seed and component name, independent of each other."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import ConfigError
 from common.rng import for_component, seed_for
 
 
@@ -26,3 +28,8 @@ def test_parts_of_a_name_do_not_run_together():
 
 
 GOLDEN = [449, 722, 157, 641, 707]
+
+
+def test_negative_seeds_are_refused():
+    with pytest.raises(ConfigError, match="seed=-1 must be 0 or more"):
+        for_component(-1, "workload")

@@ -1,5 +1,7 @@
 """Every experiment yields rows on tiny clips; the command line answers."""
 
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.errors import CorruptBitstream
 from common.experiment import Run
+from grace import __main__ as command_line
 from grace.__main__ import main
 from grace.api import EXPERIMENTS, METHODS, WORKLOADS
 
@@ -81,6 +85,49 @@ def test_command_line_codes_decodes_and_refuses(tmp_path, clip, capsys):
     assert main(["decode", str(video), decoded]) == 1
     assert main(["decode", coded, decoded, "--loss", "2"]) == 2
     assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_a_damaged_file_of_packets_is_not_taken_for_a_lossy_network(tmp_path, capsys):
+    frames = [b"one packet", b"", b"another packet", b""]
+    body = b"".join(struct.pack("<I", len(block)) + block for block in (b"start", *frames))
+    head = struct.pack("<4sHHfI", b"GRC2", 64, 96, 25.0, command_line._checksum(64, 96, 25.0, body))
+    path = tmp_path / "a.grace"
+    path.write_bytes(head + body)
+    assert command_line._read_file(path) == (64, 96, 25.0, b"start", [[b"one packet"], [b"another packet"]])
+    whole = head + body
+    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(4, len(whole))]
+    # Cut at the end of a frame, the rest is a shorter file without a fault of its own.
+    for damaged in (*flipped, whole[: -len(b"another packet") - 8], whole[:-1], whole + b"x"):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptBitstream, match="cut or damaged"):
+            command_line._read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["call", "--out", "c.xyz"], "no container for this suffix"),
+        (["call", "--out", "c.mp4", "--seconds", "nan"], "--seconds nan must lie in"),
+        (["send", "--seconds", "inf"], "--seconds inf must lie in"),
+        (["encode", "here.mp4", "here.mp4"], "is the video that is read"),
+        (["encode", "here.mp4", "out", "--level", "17"], "--level 17 must lie in 0"),
+        (["decode", "here.mp4", "here.mp4"], "is the video that is read"),
+    ],
+)
+def test_values_are_refused_before_the_work(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.mp4").write_bytes(b"precious")
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "here.mp4").read_bytes() == b"precious"
+
+
+def test_an_absent_sender_is_named(capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert main(["receive", "--port", str(port)]) == 1
+    assert f"no sender answers at 127.0.0.1:{port}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

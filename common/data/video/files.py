@@ -7,6 +7,8 @@ import numpy as np
 from common.data.video.clip import Clip
 from common.errors import ConfigError, CorruptBitstream, DataUnavailable
 
+_MOST_BYTES = 8e9
+_LARGEST_SIDE = 8192
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".264", ".265", ".gif", ".y4m")
 
 
@@ -50,12 +52,13 @@ def load_clip(
         count: how many frames, None for all; fewer if the file ends.
         step: take each step-th frame; the clip's frame rate falls accordingly.
         height, width: scale to this size by area averaging; one alone keeps the proportions, rounded to even numbers.
-        fps: take this instead of the file's own frame rate (elementary streams have none).
+        fps: take this instead of the file's own frame rate (elementary streams have none). Of a file with a variable rate the
+            mean rate of the frames read is taken.
 
     Raises:
         DataUnavailable: there is no such file.
-        CorruptBitstream: FFmpeg cannot read it as video.
-        ConfigError: a start behind the end, or sizes or steps that are not positive.
+        CorruptBitstream: FFmpeg cannot read it as video, or its pictures change their size on the way.
+        ConfigError: a start behind the end, sizes or steps that are not positive, or more pictures than memory should hold.
     """
     import av
 
@@ -64,18 +67,21 @@ def load_clip(
         start < 0
         or step < 1
         or (count is not None and count < 1)
-        or any(side is not None and side < 2 for side in (height, width))
+        or any(side is not None and not 2 <= side <= _LARGEST_SIDE for side in (height, width))
     ):
         raise ConfigError(
-            f"start={start}, count={count}, step={step}, size {width}x{height}: start at 0, count and step from 1, sides from 2."
+            f"start={start}, count={count}, step={step}, height={height}, width={width}: start at 0, count and step from 1, "
+            f"sides from 2 to {_LARGEST_SIDE}."
         )
     if not path.is_file():
         raise DataUnavailable(
             f"video {str(path)!r} is not there. Give the path of a video file, or set data.root to a folder of them."
         )
-    frames = []
+    frames: list[np.ndarray] = []
+    times: list[tuple[int, float]] = []
     try:
-        with av.open(str(path)) as container:
+        # Tags in another encoding than UTF-8 say nothing about the pictures.
+        with av.open(str(path), metadata_errors="replace") as container:
             if not container.streams.video:
                 raise CorruptBitstream(f"{path}: no video stream in this file.")
             stream = container.streams.video[0]
@@ -84,14 +90,37 @@ def load_clip(
             for index, picture in enumerate(container.decode(stream)):
                 if index < start or (index - start) % step:
                     continue
-                frames.append(_resized(_upright(picture), height, width))
+                image = _resized(_upright(picture), height, width)
+                if frames and image.shape != frames[0].shape:
+                    raise CorruptBitstream(
+                        f"{path}: frame {index} is {image.shape[1]}x{image.shape[0]}, those before are "
+                        f"{frames[0].shape[1]}x{frames[0].shape[0]}; give a height and a width, or fewer frames."
+                    )
+                if (len(frames) + 1) * image.nbytes > _MOST_BYTES:
+                    raise ConfigError(
+                        f"{path}: more than {_MOST_BYTES / 1e9:g} GB of pictures; take fewer frames or a smaller height."
+                    )
+                frames.append(image)
+                if picture.time is not None:
+                    times.append((index, picture.time))
                 if len(frames) == count:
                     break
     except av.error.FFmpegError as error:
         raise CorruptBitstream(f"{path}: FFmpeg cannot read this as a video ({error.strerror}).") from error
     if not frames:
         raise ConfigError(f"{path}: start={start} lies behind its last frame.")
-    return Clip(np.stack(frames), (fps or own_fps) / step, path.stem)
+    return Clip(np.stack(frames), (fps or _measured_fps(times, own_fps)) / step, path.stem)
+
+
+def _measured_fps(times: list[tuple[int, float]], stated_fps: float) -> float:
+    """The rate that a file states, or that of its frames (index, time in s) if the two are more than a tenth apart.
+
+    Files with a variable rate may state that of their clock, 1000 per second for instance.
+    """
+    if len(times) < 2 or times[-1][1] <= times[0][1]:
+        return stated_fps
+    fps = (times[-1][0] - times[0][0]) / (times[-1][1] - times[0][1])
+    return fps if abs(fps / stated_fps - 1) > 0.1 else stated_fps
 
 
 def _upright(picture) -> np.ndarray:  # type: ignore[no-untyped-def]

@@ -20,6 +20,7 @@ from common.codecs import (
     encode,
     nal_units,
 )
+from common.codecs.stream import prepare_output
 from common.errors import ConfigError, CorruptBitstream, DataUnavailable
 
 CODECS = ("h264", "h265", "vp9")
@@ -254,6 +255,26 @@ class TestFiles:
             EncodedVideo.load(tmp_path / "text.mp4")
         with pytest.raises(ConfigError, match="no container for this suffix"):
             encoded.save(tmp_path / "clip.xyz")
+        if encoded.codec != "vp9":
+            with pytest.raises(ConfigError, match="webm cannot hold"):
+                encoded.save(tmp_path / "clip.webm")
+
+    def test_a_place_for_a_video_is_looked_at_before_the_work(self, tmp_path):
+        source = tmp_path / "a.mp4"
+        source.write_bytes(b"precious")
+        for path, message in (
+            (tmp_path / "a.xyz", "no container"),
+            (tmp_path / "x" / ".." / "a.mp4", "video that is read"),
+            (source / "b.mp4", "folder cannot be made"),
+        ):
+            (tmp_path / "x").mkdir(exist_ok=True)
+            with pytest.raises(ConfigError, match=message):
+                prepare_output(path, source)
+        (tmp_path / "d.mp4").mkdir()
+        with pytest.raises(ConfigError, match="is a folder"):
+            prepare_output(tmp_path / "d.mp4")
+        prepare_output(tmp_path / "new" / "b.mkv", source)
+        assert (tmp_path / "new").is_dir()
 
 
 def test_units_join_to_the_packet(encoded):
