@@ -104,6 +104,8 @@ class Run:
     neutral: str | dict[tuple[Site, str], tuple[tuple[str, float], ...]] = "empty"
     choices: dict[int, bool] = field(default_factory=dict)
     explain: bool = False
+    reverse_sets: bool = False  # iterate over sets the other way round: their order is arbitrary
+    set_reads: int = 0  # iterations over sets of several elements
     steps: int = 0
     depth: int = 0
     api_reached: bool = False
@@ -1030,7 +1032,9 @@ class Evaluator:
         if isinstance(value, dict):
             return list(value)
         if isinstance(value, (set, frozenset)):
-            return sorted(value, key=lambda v: (str(type(v)), text_of(v)))  # set order must not depend on the hash seed
+            self.run.set_reads += len(value) > 1
+            # Set order must not depend on the hash seed.
+            return sorted(value, key=lambda v: (str(type(v)), text_of(v)), reverse=self.run.reverse_sets)
         if isinstance(value, TaintedStr):
             return [TaintedStr(c, TEXT_MARK if value.is_api_text else c, value.is_opaque) for c in value]
         if isinstance(value, range):
@@ -1748,7 +1752,13 @@ class Evaluator:
             else:
                 kwargs[keyword.arg] = value
         if receiver is not MISSING:
-            return self.call_method(receiver, func.attr, args, kwargs, node)  # type: ignore[attr-defined]
+            name = func.attr  # type: ignore[attr-defined]
+            if name == "__new__" and args and isinstance(args[0], ClassValue):
+                maker = receiver.lookup(name) if isinstance(receiver, ClassValue) else MISSING
+                return (
+                    self.call(maker, args, kwargs, node) if isinstance(maker, FunctionValue) else Instance(args[0], {})
+                )
+            return self.call_method(receiver, name, args, kwargs, node)
         return self.call(callee, args, kwargs, node)
 
     def _super(self, frame: Frame) -> Any:
@@ -1880,6 +1890,12 @@ class Evaluator:
         if any(n in ("Exception", "BaseException") or n.endswith("Error") for n in cls.base_names()[1:]):
             return ExceptionValue((*cls.base_names(), "Exception", "BaseException"), tuple(args))
         instance = Instance(cls, {}, is_parameter=False)
+        maker = cls.lookup("__new__")
+        if isinstance(maker, FunctionValue) and not lenient:  # a singleton
+            made = self.call_function(maker, [cls, *args], kwargs, node)
+            if not isinstance(made, Instance) or made.cls is not cls:
+                return made
+            instance = made
         if cls.is_dataclass:
             fields = [*_inherited_fields(cls)]
             for name, value in zip(fields, args, strict=False):
@@ -2105,6 +2121,9 @@ class Evaluator:
             return self._sentiment(site)
         if name == "sentences" and method in ("analyze_sentiment", "annotate_text"):
             text = Record("TextSpan", {"content": Opaque("sentence.text.content"), "begin_offset": 0})
+            self.run.notes.setdefault(
+                "the sentiment of every sentence is taken to be the document's", (site.path, site.line)
+            )
             return ApiList([Record("Sentence", {"sentiment": self._sentiment(site), "text": text})])
         if name == "entities":
             return self._google_entities(site)
@@ -2287,6 +2306,7 @@ class Evaluator:
             numbers = self.answer_of(site, "document_sentiment").numbers
             sentiment = ApiDict({k: TaintedFloat(numbers.get(k, 0.0)) for k in ("score", "magnitude")})
             out["documentSentiment"] = sentiment
+            # The sentences of a REST answer are not read one by one here, so no note is made for them.
             out["sentences"] = ApiList([ApiDict(sentiment=sentiment, text=Opaque("sentence.text"))])
         elif name == "classify_text":
             out["categories"] = self.labels_of(site, "categories", prov.rest_labels)

@@ -757,6 +757,10 @@ def plain_method(
             return _missing(ev, receiver, name, node)
         if name in _SET_MUTATORS and isinstance(receiver, set):
             ev.touch(receiver)
+        if name == "pop" and receiver:
+            first = next(iter(ev.iterate(receiver, node)))
+            receiver.discard(first)
+            return first
         if any(isinstance(a, Opaque) for a in args) and name != "add":
             other = next(a for a in args if isinstance(a, Opaque))
             return Opaque(f"set.{name}({other.origin})", is_tainted(receiver) or other.tainted)
@@ -1399,6 +1403,10 @@ def known_call(
         "rich.print",
     ):
         ev.effect("print", "print", args, {}, node)
+        return None
+    if last == "shuffle" and "random" in origin and args and isinstance(args[0], list) and is_tainted(args[0]):
+        ev.touch(args[0])
+        args[0][:] = [Opaque(f"{origin}()", True) for _ in args[0]]
         return None
     if last in ("MessageToDict", "MessageToJson", "to_dict", "to_json") and values:
         from chameleonapi.parser.evaluator import Response

@@ -395,6 +395,12 @@ class Parser:
                             f"{session.site.path}:{session.site.line}: faces are counted against each other: the decision does "
                             "not follow from which emotions there are"
                         )
+                    arbitrary = analysis.changed_by_set_order(result[0])
+                    if refusal is None and arbitrary:
+                        refusal = (
+                            f"{session.site.path}:{session.site.line}: with the labels {', '.join(arbitrary)} the decision "
+                            "depends on the order of a set, which is arbitrary"
+                        )
                     if refusal is not None:
                         return [
                             _unsupported(
@@ -434,7 +440,9 @@ class Parser:
     def _is_indexed(self, session: Session) -> bool:
         """True if outputs with one label make the application fail, as reading labels[2] does."""
         run = session.observe(session.output([session.nothing])).run
-        return run.raised is not None or any("Error" in a.text and "index" in a.text for a in run.atoms)
+        # `sys.exit(main())` ends a program that read everything it wanted.
+        failed = run.raised is not None and "SystemExit" not in run.raised.names
+        return failed or any("Error" in a.text and "index" in a.text for a in run.atoms)
 
     def _scores_matter(self, session: Session) -> bool:
         """True if the application compares a score with a number."""
@@ -727,6 +735,10 @@ class Parser:
                 variables = probing.numeric_variables(session, keep)
             except NoVariation:
                 continue
+            except Reject as reject:
+                return [
+                    _unsupported(spec.api, spec.name, f"{span.path}:{span.line}: {reject.reason}", span, spec.scale)
+                ]
             runs = [observed.run for observed in session.cache.values()]
             answers = {site for run in runs for site, name in run.seen if FIELDS[name].kind == "numbers"}
             if len(answers) > 1 and any(run.number_pairs for run in runs):
@@ -748,7 +760,7 @@ class Parser:
                         )
                         try:
                             again = probing.numeric_variables(other, keep)
-                        except NoVariation:
+                        except Reject:
                             again = ()
                         if [v.breakpoints for v in again] != [v.breakpoints for v in variables]:
                             place = f"{branch.path}:{branch.line}"
@@ -877,6 +889,12 @@ class Parser:
             where = f"{place[0] or site_span.path}:{place[1] or site_span.line}"
             reason = f"{where}: the application passes label text on without deciding anything on it"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        if session.field_name == "FaceDetails.Emotions" and not tests and not bugs:
+            reason = (
+                f"{site_span.path}:{site_span.line}: of {spec.api} only emotions are customized; the application looks at "
+                "faces in another way, known and not customized"
+            )
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if tests and not bugs and self._is_tested_beside(session):
             reason = f"{site_span.path}:{site_span.line}: labels only matter together with another part of the answer"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
@@ -938,8 +956,9 @@ class Parser:
         refused = [d for d in refused if not (d.source and d.source[0] in busy and "without deciding" in d.reason)]
         if real:
             # What only hands the answer on (a demo, a helper of its own) is no decision beside real ones.
-            report.notes += [d.reason for d in refused if "without deciding" in d.reason]
-            refused = [d for d in refused if "without deciding" not in d.reason]
+            aside = ("without deciding", "known and not customized")
+            report.notes += [d.reason for d in refused if any(x in d.reason for x in aside)]
+            refused = [d for d in refused if not any(x in d.reason for x in aside)]
         constant = [d for d in constant if not (d.source and d.source[0] in busy)]
         stuck = {d.source[0] for d in refused if d.source}
         constant = [d for d in constant if not (d.source and d.source[0] in stuck)]

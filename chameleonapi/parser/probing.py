@@ -87,6 +87,7 @@ class Session:
     cache: dict[object, Observed] = field(default_factory=dict)
     num_runs: int = 0
     counts_instances: bool = False
+    reverse_sets: bool = False
 
     @property
     def spec(self) -> Field:
@@ -125,8 +126,9 @@ class Session:
             raise Refusal(f"budget: more than {_MAX_RUNS} probes")
         made = Answer(labels=list(answer)) if isinstance(answer, tuple) else Answer(numbers=dict(answer))
         run = Run(
-            target=(self.site, self.field_name), answer=made, neutral=self.neutral, choices=self.choices, explain=True
-        )
+            target=(self.site, self.field_name), answer=made, neutral=self.neutral, choices=self.choices, explain=True,
+            reverse_sets=self.reverse_sets,
+        )  # fmt: skip
         self.evaluator.execute(run, self.entry)
         atoms = dict(run.atoms)
         for values, where in run.finals.values():
@@ -275,6 +277,28 @@ class Analysis:
         if NUMBER_MARK not in atom.pattern or TEXT_MARK in atom.pattern:
             return atom
         return self.reports.get((atom.channel, _ANY_NUMBER.sub(NUMBER_MARK, atom.pattern)), atom)
+
+    def changed_by_set_order(self, lists: Sequence["_List"]) -> tuple[str, ...]:
+        """Labels of two lists whose decision changes when sets are iterated the other way round; empty if there are none.
+
+        The order of a set of texts differs between two runs of Python. Words that only change places ("a, b" and "b, a")
+        are the same decision.
+        """
+        session = self.session
+        if not any(observed.run.set_reads for observed in session.cache.values()):
+            return ()
+        other = replace(session, reverse_sets=True, cache={}, num_runs=0)
+        mirrored = replace_session(self, other)
+        outputs = [[x for x, _ in one.witness] for one in lists[:12]]
+        outputs += [list(dict.fromkeys([*a, *b])) for a, b in itertools.combinations(outputs[:6], 2)]
+        outputs += [list(one.labels[:3]) for one in lists[:6]]
+        for labels in outputs:
+            output = session.output(labels, self.top)
+            one, two = self.view(output), mirrored.view(output)
+            if one != two and _words_of(one) != _words_of(two):
+                return tuple(labels)
+        session.num_runs += other.num_runs
+        return ()
 
     def single(self, label: str) -> View:
         """The effects of one label alone."""
@@ -435,13 +459,15 @@ class Analysis:
         sides: dict[View, list[tuple[list[str], list[str]]]] = {}
         for rep in silent[:12]:
             if session.repeats or len(members_of[rep]) > 1:
-                many = (
-                    members_of[rep] * 12 if session.repeats else _one_spelling(members_of[rep], set(session.vocabulary))
+                # Two helmets that do something are counted; a helmet and a glove that do are a conjunction.
+                counts = session.repeats and any(
+                    self.view(session.output([x] * 12, self.top)) != base_view for x in members_of[rep][:8]
                 )
+                many = members_of[rep] * 12 if counts else _one_spelling(members_of[rep], set(session.vocabulary))
                 for count in range(2, min(13, len(many) + 1)):
                     both_view = self.view(session.output(many[:count], self.top))
                     if both_view != base_view:
-                        if count == len(many) and not session.repeats:
+                        if count == len(many) and not counts:
                             # all(x in labels for x in ("bottle", "plastic"))
                             each = [[m for m in members_of[rep] if m.casefold() == x.casefold()] for x in many]
                             conjunctions.append(self._conjunction(both_view, each, tuple(many), group))
@@ -812,6 +838,17 @@ class Analysis:
         )
 
 
+def replace_session(analysis: Analysis, session: Session) -> Analysis:
+    """The same analysis of another session."""
+    made = Analysis(session, analysis.keep, analysis.base, analysis.padding, analysis.top)
+    made.drop_display_echo = analysis.drop_display_echo
+    return made
+
+
+def _words_of(view: View) -> list[tuple[tuple[str, str, str], list[str]]]:
+    return sorted((channel, sorted(re.findall(r"\w+", text))) for channel, _, text in view)
+
+
 class _Counted(Reject):
     """The number of matching labels matters."""
 
@@ -991,11 +1028,12 @@ def numeric_variables(session: Session, keep: Callable[[Atom], bool]) -> tuple[N
 
     Raises:
         NoVariation: the numbers change nothing.
-        Reject: the application passes the number on without deciding anything.
+        Reject: the numbers are compared or combined with each other.
     """
     spec = session.spec
     middle = {name: (low + high) / 2 if low < 0 else low for name, low, high in spec.variables}
     found: list[NumericVariable] = []
+    cuts_of: dict[str, set[float]] = {}
     anchors = _anchors(session)
 
     def view(numbers: dict[str, float]) -> View:
@@ -1012,9 +1050,11 @@ def numeric_variables(session: Session, keep: Callable[[Atom], bool]) -> tuple[N
                 values = [other_low, other_high, *((a + b) / 2 for a, b in itertools.pairwise(cuts))]
                 helds += [{**middle, other: value} for value in dict.fromkeys(values[:12])]
         best: NumericVariable | None = None
+        cuts_of[name] = set()
         for held in helds:
             numbers = partial(_with_number, held, name)
             points = _breakpoints(partial(_view_at, view, numbers), low, high, anchors(low, high))
+            cuts_of[name].update(points)
             if points and (best is None or len(points) > len(best.breakpoints)):
                 intervals = _intervals(session, keep, numbers, points, low, high)
                 best = NumericVariable(name, tuple(points), intervals, {k: v for k, v in held.items() if k != name})
@@ -1022,7 +1062,26 @@ def numeric_variables(session: Session, keep: Callable[[Atom], bool]) -> tuple[N
             found.append(best)
     if not found:
         raise NoVariation("no value of the API's numbers changes what the application does")
+    if len(spec.variables) > 1:
+        _check_cells(session, view, {name: sorted(points) for name, points in cuts_of.items()})
     return tuple(found)
+
+
+def _check_cells(
+    session: Session, view: Callable[[dict[str, float]], View], cuts_of: dict[str, list[float]], num_checks: int = 60
+) -> None:
+    """Reject numbers that are compared with each other: between the breakpoints nothing may change."""
+    rng = for_component(0, "chameleonapi.parser.cells")
+    for _ in range(num_checks):
+        one: dict[str, float] = {}
+        two: dict[str, float] = {}
+        for name, low, high in session.spec.variables:
+            edges = [low, *(c for c in cuts_of[name] if low < c < high), high]
+            i = int(rng.integers(len(edges) - 1))
+            one[name], two[name] = (edges[i] + (edges[i + 1] - edges[i]) * float(x) for x in rng.uniform(0.02, 0.98, 2))
+        if view(one) != view(two):
+            shown = "; ".join(", ".join(f"{k} {v:.3g}" for k, v in point.items()) for point in (one, two))
+            raise Reject(f"the numbers of the answer are compared or combined with each other ({shown} differ)")
 
 
 def _with_number(held: dict[str, float], name: str, value: float) -> dict[str, float]:

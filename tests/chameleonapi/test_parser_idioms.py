@@ -548,6 +548,33 @@ IDIOMS = {
             exit(0)
         print('dog')
         """, (TF, None, [{"Dog"}])),
+    "all of a tuple among objects": ("", """
+        from google.cloud import vision
+        NEEDED = ('dog', 'person')
+        def run(p):
+            objects = vision.ImageAnnotatorClient().object_localization(image=p).localized_object_annotations
+            found = {o.name.lower() for o in objects}
+            return all(n in found for n in NEEDED)
+        """, (TF, None, [{"Dog", "Person"}])),
+    "singleton by __new__": ("", """
+        from google.cloud import vision
+        class Service:
+            _one = None
+            def __new__(cls):
+                if cls._one is None:
+                    cls._one = super().__new__(cls)
+                    cls._one.client = vision.ImageAnnotatorClient()
+                return cls._one
+            def names(self, p):
+                return [l.description for l in self.client.label_detection(image=p).label_annotations]
+        def run(p): return 'Dog' in Service().names(p)
+        """, (TF, None, [{"Dog"}])),
+    "a set whose order does not matter": (NAMES, """
+        def run(p):
+            for n in {n.lower() for n in names_of(p)}:
+                if n in {'dog', 'cat'}: return True
+            return False
+        """, (TF, None, [{"Dog", "Cat"}])),
 }  # fmt: skip
 
 
@@ -670,6 +697,36 @@ REFUSALS = {
             one = client.analyze_sentiment(document=a).document_sentiment.score
             two = client.analyze_sentiment(document=b).document_sentiment.score
             return 'a' if one > two else 'b'
+        """),
+    "order of a set": (NAMES, """
+        def run(p):
+            for n in set(names_of(p)):
+                if n == 'Dog': return 'woof'
+                if n == 'Cat': return 'meow'
+        """),
+    "any element of a set": (NAMES, """
+        def run(p):
+            hit = set(names_of(p)) & {'Dog', 'Cat'}
+            return hit.pop() if hit else None
+        """),
+    "shuffled": (NAMES, """
+        import random
+        def run(p):
+            names = names_of(p)
+            random.shuffle(names)
+            return 'pet' if names[0] in ('Dog', 'Cat') else 'other'
+        """),
+    "scores of one answer compared": ("", """
+        import boto3
+        def run(text):
+            s = boto3.client('comprehend').detect_sentiment(Text=text, LanguageCode='en')['SentimentScore']
+            return s['Negative'] > s['Positive']
+        """),
+    "smiles": ("", """
+        import boto3
+        def run(data):
+            faces = boto3.client('rekognition').detect_faces(Image={'Bytes': data}, Attributes=['ALL'])['FaceDetails']
+            return all(f['Smile']['Value'] for f in faces)
         """),
     "uncustomized": ("", """
         from google.cloud import vision
