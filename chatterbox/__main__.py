@@ -2,12 +2,14 @@
 
 import argparse
 import asyncio
+import math
 import os
+import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from common.cli import exit_status, read_text
+from common.cli import exit_status, positive, read_text
 from common.errors import ConfigError
 
 SAMPLE = (
@@ -18,11 +20,12 @@ SAMPLE = (
 
 
 def _answer_with(text: str, tokens_per_s: float) -> "object":
-    words = [word.encode() for word in text.replace("\n", "\n ").split(" ")]
+    # Each word with the white space before it, so that what arrives is the text to the letter.
+    words = [word.encode() for word in re.findall(r"\s*\S+|\s+\Z", text)]
 
     async def answer(request: bytes) -> AsyncIterator[bytes]:
-        for place, word in enumerate(words):
-            yield word if place == 0 else b" " + word
+        for word in words:
+            yield word
             await asyncio.sleep(1 / tokens_per_s)
 
     return answer
@@ -30,6 +33,8 @@ def _answer_with(text: str, tokens_per_s: float) -> "object":
 
 async def _serve(options: argparse.Namespace) -> None:
     text = read_text(Path(options.text)) if options.text else SAMPLE
+    if not text.strip():
+        raise ConfigError(f"{options.text} holds no text.")
     answer = _answer_with(text, options.rate)
     if options.quic:
         from chatterbox.quic_transport import serve_quic
@@ -99,14 +104,17 @@ def main(arguments: list[str] | None = None) -> int:
     chat.add_argument("--authorities", help="PEM file of certificates to trust, with --quic")
     chat.add_argument("--any-certificate", action="store_true", help="accept any server, with --quic; laboratory only")
     demo = commands.add_parser("demo", help="TCP, duplication and Chatterbox side by side over one bad network")
-    demo.add_argument("--tokens", type=int, default=300)
+    demo.add_argument("--tokens", type=positive, default=300)
     demo.add_argument("--rate", type=float, default=30.0, help="tokens per second (default: 30)")
     demo.add_argument("--seed", type=int, default=5, help="which bad network")
     demo.add_argument("--speed", type=float, default=1.0, help="play faster or slower")
     demo.add_argument("--real", action="store_true", help="real sockets; kernel TCP needs root on Linux")
     options = parser.parse_args(arguments)
-    if getattr(options, "rate", 1.0) <= 0:
-        parser.error(f"--rate {options.rate} must be > 0")
+    for name in ("rate", "speed"):
+        if not 0 < getattr(options, name, 1.0) < math.inf:
+            parser.error(f"--{name} {getattr(options, name)} must be > 0 and finite")
+    if getattr(options, "seed", 0) < 0:
+        parser.error(f"--seed {options.seed} must be 0 or more")
     if not 0 <= getattr(options, "port", 0) < 65536:
         parser.error(f"--port {options.port} must be from 0 (any free one) to 65535")
 

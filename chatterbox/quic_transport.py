@@ -19,6 +19,7 @@ from aioquic.asyncio import connect as quic_connect
 from aioquic.asyncio import serve as quic_serve
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, DatagramFrameReceived, QuicEvent, StreamDataReceived
+from cryptography import x509
 
 from chatterbox import wire
 from chatterbox.core import Receiver, Sender, Settings, StreamBroken
@@ -112,13 +113,20 @@ async def serve_quic(
         settings: protocol settings.
 
     Raises:
-        ConfigError: one of certificate and key without the other.
+        ConfigError: one of certificate and key without the other, or they are not PEM files.
+        OSError: a file cannot be read, or that address cannot be had.
     """
     if (certificate is None) != (key is None):
         raise ConfigError("certificate and key belong together: give both or neither.")
     config = _configuration(False)
     if certificate is not None and key is not None:
-        config.load_cert_chain(certificate, key)
+        try:
+            config.load_cert_chain(certificate, key)
+        except (
+            ValueError,
+            TypeError,
+        ) as error:  # what the libraries say of a file that is no PEM, or a key with a password
+            raise ConfigError(f"{certificate} and {key} are not a certificate and its key in PEM form.") from error
     else:
         config.certificate, config.private_key = make_certificate()
 
@@ -181,13 +189,18 @@ async def connect_quic(
         check_certificate: False accepts any server: for a certificate that was made up, in a laboratory.
 
     Raises:
-        ConfigError: the request is empty or too long.
+        ConfigError: the request is empty or too long, or the authorities are no certificates.
+        OSError: the authorities cannot be read.
         StreamBroken: no connection.
     """
     if not 1 <= len(request) <= MAX_REQUEST_BYTES:
         raise ConfigError(f"a request of {len(request)} bytes; it must have 1 to {MAX_REQUEST_BYTES}.")
     config = _configuration(True)
     if authorities is not None:
+        try:  # read later, they would look like a server that does not answer
+            x509.load_pem_x509_certificates(authorities.read_bytes())
+        except ValueError as error:
+            raise ConfigError(f"{authorities} holds no certificates in PEM form.") from error
         config.load_verify_locations(str(authorities))
     if not check_certificate:
         config.verify_mode = ssl.CERT_NONE

@@ -61,6 +61,8 @@ def _planned(options: argparse.Namespace, query: Any, corpus: Any, costs: Any, m
     from ragserve.api import METHODS, PROFILERS, PlannedQuery, ServerLoad
     from ragserve.mapping import ProfileWindow, SpaceSettings
 
+    if not options.question.strip():
+        raise ConfigError("the question is empty.")
     if options.free_tokens < 0 or options.max_answer_tokens < 1 or options.chunk_tokens < 1:
         raise ConfigError(
             f"--free-tokens={options.free_tokens} must be at least 0, --max-answer-tokens={options.max_answer_tokens} and "
@@ -133,6 +135,11 @@ def _ask(options: argparse.Namespace) -> None:
     synthesis = SynthesisSettings(int(loaded.config.max_position_embeddings))
     costs = token_costs(prompts, query, corpus.chunk_tokens, loaded.kv_bytes_per_token, synthesis)
     most = max_chunks(costs, len(corpus.chunks), synthesis.context_tokens)
+    if most < 1:
+        raise ConfigError(
+            f"{costs.query} tokens of question and instructions, a chunk of {costs.chunk} and an answer of {costs.answer} do not "
+            f"fit into the model's {synthesis.context_tokens}; shorten the question, --chunk-tokens or --max-answer-tokens."
+        )
     config, explained = _planned(options, query, corpus, costs, most)
     ids, distances = Retriever(options.embedder).fit(corpus.chunks).search([query.text], config.num_chunks)
     job = Job(query, tuple(corpus.chunks[index] for index in ids[0]), config)

@@ -67,7 +67,7 @@ def read_trace(path: Path, format: str | None = None) -> Trace:
     if not path.is_file():
         raise DataUnavailable(f"trace {str(path)!r} does not exist.")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadTrace(f"{path.name}: not a text file (byte {error.start}).") from error
     chosen = format or recognise(text, path.name)
@@ -102,13 +102,18 @@ def recognise(text: str, name: str = "") -> str:
         is_monotone = all(a <= b for a, b in itertools.pairwise(start))
         if name.endswith("_is_lost.txt") or not is_monotone:
             return "loss_pattern"
-    if all(line.isdigit() for line in start):
+    if all(_is_whole(line) for line in start):
         return "mahimahi"
     if all(line.count(",") == 1 and not line.split(",")[1].strip()[:1].isdigit() for line in start):
         return "per_second_mbps"
     if len(start[0].replace(",", " ").split()) == 2:
         return "seconds_mbps"
     raise ConfigError(f"the format of {name or 'the trace'} is not recognised. Name one: {', '.join(_READERS)}.")
+
+
+def _is_whole(text: str) -> bool:
+    # isdigit alone also takes superscripts, which int() refuses.
+    return text.isascii() and text.isdigit()
 
 
 def _number(text: str, what: str, line: int, name: str, low: float = 0.0) -> float:
@@ -124,7 +129,7 @@ def _number(text: str, what: str, line: int, name: str, low: float = 0.0) -> flo
 def _read_mahimahi(lines: Lines, name: str) -> Trace:
     times: list[int] = []
     for line, text in lines:
-        if not text.isdigit():
+        if not _is_whole(text):
             raise BadTrace(f"{name}, line {line}: {text!r} is not a time in whole ms >= 0.")
         if times and int(text) < times[-1]:
             raise BadTrace(f"{name}, line {line}: time {text} ms lies before {times[-1]} ms of the line above.")
@@ -169,6 +174,8 @@ def _read_lll_cadvise(lines: Lines, name: str) -> Trace:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
         raise BadTrace(f"{name}, line {lines[min(error.lineno, len(lines)) - 1][0]}: not JSON: {error.msg}.") from error
+    except RecursionError as error:
+        raise BadTrace(f"{name}: brackets within brackets, too deep for a trace.") from error
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise BadTrace(f"{name}: not a list of objects.")
     rows: list[tuple[float, float]] = []
@@ -179,14 +186,20 @@ def _read_lll_cadvise(lines: Lines, name: str) -> Trace:
         if kbps is None:
             missing += 1
             kbps = rows[-1][1] if rows else 0.0
-        for key, value in (("duration", entry.get("duration")), ("clientIngress", kbps)):
+        latencies_ms = [entry.get(key) or 0.0 for key in ("serverLatency", "clientLatency")]
+        for key, value in (
+            ("duration", entry.get("duration")),
+            ("clientIngress", kbps),
+            ("serverLatency", latencies_ms[0]),
+            ("clientLatency", latencies_ms[1]),
+        ):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise BadTrace(f"{where}: {key} is {value!r}, not a number >= 0.")
         if entry["duration"] == 0:
             raise BadTrace(f"{where}: a duration of 0 s.")
         end_s += entry["duration"]
         rows.append((end_s, float(kbps)))
-        delays_ms.append(float(entry.get("serverLatency") or 0) + float(entry.get("clientLatency") or 0))
+        delays_ms.append(float(sum(latencies_ms)))
     return Trace(name, "", down=_stepped(rows, 1e3), delay_s=_median(delays_ms) / 1000 or None, num_missing=missing)
 
 

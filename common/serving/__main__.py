@@ -5,13 +5,14 @@ Exit codes: 0 done; 1 it failed; 2 an argument was refused; 130 interrupted.
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.cli import exit_status
+from common.cli import exit_status, port, positive
 from common.errors import ConfigError
 
 
@@ -30,8 +31,8 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser("calibrate", help="fit the simulator's cost model to a model on this machine")
     _add_model(calibrate)
     calibrate.add_argument("--out", type=Path, required=True, help="file to write, JSON")
-    calibrate.add_argument("--repeats", type=int, default=9, help="timed repeats of each batch, at least 7")
-    calibrate.add_argument("--rounds", type=int, default=3, help="over how many rounds they are spread")
+    calibrate.add_argument("--repeats", type=positive, default=9, help="timed repeats of each batch, at least 7")
+    calibrate.add_argument("--rounds", type=positive, default=3, help="over how many rounds they are spread")
     calibrate.add_argument("--pool-tokens", type=int, default=16384, help="KV pool; larger batches are left out")
     calibrate.add_argument("--max-batch-tokens", type=int, default=512)
     calibrate.set_defaults(run=_calibrate)
@@ -39,18 +40,18 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve a model over HTTP, OpenAI-shaped (greedy completions, /metrics)")
     _add_model(serve)
     serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, default=8096)
+    serve.add_argument("--port", type=port, default=8096)
     serve.add_argument("--pool-tokens", type=int, default=16384)
     serve.add_argument("--max-batch-tokens", type=int, default=512)
-    serve.add_argument("--max-waiting", type=int, default=256, help="further calls get 429")
+    serve.add_argument("--max-waiting", type=positive, default=256, help="further calls get 429")
     serve.set_defaults(run=_serve)
 
     simulate = commands.add_parser("simulate", help="Poisson arrivals of equal calls on a simulated server")
     simulate.add_argument("cost", help="preset (a40_7b, a40x2_70b) or a file that calibrate wrote")
     simulate.add_argument("--rate", type=float, default=0.5, help="calls per second")
-    simulate.add_argument("--calls", type=int, default=1000)
-    simulate.add_argument("--prompt-tokens", type=int, default=6000)
-    simulate.add_argument("--answer-tokens", type=int, default=40)
+    simulate.add_argument("--calls", type=positive, default=1000)
+    simulate.add_argument("--prompt-tokens", type=positive, default=6000)
+    simulate.add_argument("--answer-tokens", type=positive, default=40)
     simulate.add_argument("--pool-tokens", type=int, default=None, help="default: the preset's")
     simulate.add_argument("--seed", type=int, default=0)
     simulate.set_defaults(run=_simulate)
@@ -79,6 +80,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
     if options.out.is_dir():
         raise ConfigError(f"--out {options.out} is a folder; name a file.")
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after them
 
     def show(done: int, total: int) -> None:
         if sys.stderr.isatty():
@@ -129,8 +131,8 @@ def _simulate(options: argparse.Namespace) -> None:
     from common.serving.cost import load_calibration, preset, preset_names
     from common.serving.simulator import SimEngine
 
-    if options.rate <= 0 or options.calls < 1:
-        raise ConfigError(f"--rate {options.rate} must be above 0 and --calls {options.calls} at least 1.")
+    if not 0 < options.rate < math.inf:
+        raise ConfigError(f"--rate {options.rate} must be above 0 and finite.")
     if options.cost in preset_names():
         server = preset(options.cost)
         cost, facts = server.cost, server.facts

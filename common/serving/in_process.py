@@ -64,6 +64,8 @@ class TransformersEngine:
         shares_prefixes: bool = False,
         safety_margin: float = 0.0,
     ) -> None:
+        if not 1 <= page_tokens <= pool_tokens:
+            raise ConfigError(f"a pool of {pool_tokens} tokens holds no page of {page_tokens}; enlarge pool_tokens.")
         self._loaded = loaded
         self._facts = EngineFacts(
             bytes_per_token=loaded.kv_bytes_per_token,

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import socket
 
 import numpy as np
@@ -63,6 +64,11 @@ def test_quic_requests_and_certificates_are_checked(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["serve", "--text", __file__.replace(".py", ".none")], "does not exist"),
+        (["serve", "--text", os.devnull], "holds no text"),
+        (["serve", "--quic", "--certificate", __file__, "--key", __file__], "are not a certificate"),
+        (["chat", "127.0.0.1:9", "--quic", "--authorities", "/no/authorities"], "/no/authorities"),
+        (["chat", "127.0.0.1:9", "--quic", "--authorities", __file__], "no certificates"),
         (["chat", "localhost:70000"], "'localhost:70000' is not HOST:PORT"),
         (["chat", "nowhere.invalid:1"], "gaierror"),
         (["serve", "--text", "/no/such/file"], "/no/such/file"),
@@ -87,7 +93,7 @@ def test_serve_and_chat_from_the_command_line(capsys):
     from chatterbox.transport import serve
 
     async def go():
-        server = await serve(_answer_with("one two\nthree", 1000.0))
+        server = await serve(_answer_with("one  two\n\tthree\n", 1000.0))
         loop = asyncio.get_running_loop()
         host, port = server.address
         code = await loop.run_in_executor(None, main, ["chat", f"{host}:{port}", "hello"])
@@ -95,7 +101,7 @@ def test_serve_and_chat_from_the_command_line(capsys):
         return code
 
     assert asyncio.run(asyncio.wait_for(go(), 20)) == 0
-    assert capsys.readouterr().out == "one two\n three\n"
+    assert capsys.readouterr().out == "one  two\n\tthree\n\n"  # and the line end of the terminal
 
 
 def test_demo_prints_a_summary_without_a_terminal(capsys):
@@ -108,8 +114,9 @@ def test_demo_prints_a_summary_without_a_terminal(capsys):
 def test_bad_arguments_are_refused(capsys):
     assert main(["chat", "nowhere"]) == 2
     assert "HOST:PORT" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["demo", "--rate", "0"])
+    for wrong in ("--rate=0", "--rate=nan", "--tokens=0", "--seed=-1", "--speed=inf"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["demo", wrong])
 
 
 def test_panes_show_what_was_played():

@@ -37,3 +37,16 @@ def test_refusals_are_one_line(tmp_path, capsys):
     assert "runs in experiments only" in capsys.readouterr().err
     assert main(["plan", "--question", "x", "--free-tokens", "-1"]) == 2
     capsys.readouterr()
+
+
+def test_questions_that_cannot_be_asked(model_folder, tmp_path, capsys):
+    text = tmp_path / "a.txt"
+    text.write_text("Ada lives in Frome. She sells lamps.")
+    common = ["ask", str(text), "--model", str(model_folder), "--source", "local", "--question"]
+    assert main([*common, " "]) == 2
+    assert "the question is empty" in capsys.readouterr().err
+    assert main([*common, "Where does Ada live?", "--max-answer-tokens", "100000"]) == 2
+    assert "an answer of 100000 do not fit into the model's" in capsys.readouterr().err
+    text.write_bytes(b"caf\xe9")  # once read with the byte replaced, without a word
+    assert main([*common, "Where?"]) == 1
+    assert "not UTF-8 text" in capsys.readouterr().err

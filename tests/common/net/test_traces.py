@@ -123,3 +123,26 @@ def test_every_recorded_trace_reads():
     for path in paths:
         trace = read_trace(path)
         assert trace.down is not None or trace.loss is not None
+
+
+def test_a_byte_order_mark_is_no_part_of_a_trace(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf10\r\n20\r\n")
+    assert read_trace(path).format == "mahimahi"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 100_000, "too deep"),
+        ('[{"duration": 1, "clientIngress": 5, "serverLatency": "x"}]', "serverLatency is 'x'"),
+        ('[{"duration": 1, "clientIngress": 5, "clientLatency": -9}]', "clientLatency is -9"),
+        ('[{"duration": 1, "clientIngress": 5, "serverLatency": NaN}]', "serverLatency is nan"),
+        ("\u00b2\n\u00b3\n", "not recognised"),
+    ],
+)
+def test_odd_numbers_are_refused(tmp_path, text, problem):
+    path = tmp_path / "a.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises((ConfigError, BadTrace), match=problem):
+        read_trace(path)

@@ -219,6 +219,18 @@ def test_files_that_are_no_calibration(tmp_path, content, message):
         load_calibration(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    "wrong", ["--rate=nan", "--rate=inf", "--rate=0", "--seed=-1", "--calls=0", "--prompt-tokens=-1"]
+)
+def test_the_command_refuses_numbers_that_would_never_end(wrong, capsys):
+    try:
+        status = main(["simulate", "a40_7b", "--calls", "3", wrong])
+    except SystemExit as stopped:
+        status = stopped.code
+    assert status == 2
+    assert wrong.partition("=")[2] in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_the_command_simulates(capsys):
     assert main(["simulate", "a40_7b", "--calls", "200", "--rate", "0.5"]) == 0
     text = capsys.readouterr().out

@@ -164,7 +164,7 @@ def test_bad_calls_and_closed_engines(tiny):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"pool_tokens": 8, "page_tokens": 16}, "pool_tokens=0"),
+        ({"pool_tokens": 8, "page_tokens": 16}, "a pool of 8 tokens holds no page of 16"),
         ({"max_batch_tokens": 4, "max_seqs": 8}, "max_batch_tokens=4 is less than max_seqs=8"),
     ],
 )
