@@ -106,8 +106,11 @@ def handle(method: str, path: str, headers: Mapping[str, str], body: bytes, back
     target = headers.get("x-amz-target", "")
     is_aws = bool(target)
     try:
-        route = urllib.parse.urlsplit(path).path
-        app_id = app_id_of(path, headers)
+        try:
+            route = urllib.parse.urlsplit(path).path
+            app_id = app_id_of(path, headers)
+        except ValueError as error:
+            raise BadRequest(400, "INVALID_ARGUMENT", f"{path!r} is no path: {error}.") from error
         endpoint: Callable[[str, Mapping[str, Any], Backend], dict[str, Any]]
         if is_aws:
             endpoint = _aws(target)
@@ -286,7 +289,7 @@ def _detect_labels(app_id: str, payload: Mapping[str, Any], backend: Backend) ->
     if (
         isinstance(least, bool)
         or not isinstance(least, int | float)
-        or not math.isfinite(least)
+        or math.isnan(least if isinstance(least, float) else 0.0)
         or not 0 <= least <= 100
     ):
         raise BadRequest(400, "InvalidParameterException", f"MinConfidence={least!r} is not within 0 and 100.")

@@ -13,11 +13,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from chameleonapi.endpoints import Response, handle, refusal
 from chameleonapi.registry import Router
+from common.errors import ReproError
 
 MAX_BODY_BYTES = 20 * 1024 * 1024
 MAX_DISCARDED_BYTES = 4 * MAX_BODY_BYTES  # of a body that is too large; then the connection is cut
@@ -51,30 +53,43 @@ class _Connection(BaseHTTPRequestHandler):
     timeout = READ_TIMEOUT_S
     server: ApiServer
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """What HTTP itself refuses (a malformed request line, an unknown method) in the provider's form too."""
+        self.close_connection = True
+        self.request_version = (
+            self.protocol_version
+        )  # of a malformed line it is not known, and then no status would be sent
+        status = HTTPStatus(code)
+        is_aws = "X-Amz-Target" in (getattr(self, "headers", None) or {})
+        self._send(refusal(code, status.name, f"{message or status.phrase}.", is_aws))
+
     def do_GET(self) -> None:
         """Health and what is served."""
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # its body is not read, and must not be taken for the next request
         if self.path == "/healthz":
             self._send(Response(200, b"ok", "text/plain"))
         elif self.path == "/v1/applications":
-            known = []
-            for app_id in self.server.router.registry.app_ids():
-                version = self.server.router.registry.current(app_id)
-                if version is not None:
-                    known.append(
-                        {"app": app_id, "version": version.version, "theta": version.theta, "topK": version.top_k}
-                    )
-            self._send(Response(200, json.dumps({"applications": known}).encode()))
+            try:
+                self._send(Response(200, json.dumps({"applications": self._applications()}).encode()))
+            except ReproError as error:  # a damaged registry
+                self._send(refusal(500, "INTERNAL", str(error)))
         else:
             self._answer("GET", b"")
+
+    def _applications(self) -> list[dict[str, Any]]:
+        registry = self.server.router.registry
+        versions = [v for v in map(registry.current, registry.app_ids()) if v is not None]
+        return [{"app": v.app_id, "version": v.version, "theta": v.theta, "topK": v.top_k} for v in versions]
 
     def do_POST(self) -> None:
         """The providers' endpoints."""
         is_aws = "X-Amz-Target" in self.headers
         length_text = self.headers.get("Content-Length")
         try:
-            length = int(length_text or "")
-            if length < 0:
+            if "Transfer-Encoding" in self.headers or not (length_text or "").strip().isdecimal():
                 raise ValueError
+            length = int(length_text or "")
         except ValueError:
             self.close_connection = True
             self._send(
@@ -89,7 +104,11 @@ class _Connection(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(length)
         if len(body) < length:
+            # The client may have closed only its own side, and still read.
             self.close_connection = True
+            message = f"the body ends after {len(body)} of {length} bytes."
+            with contextlib.suppress(OSError):
+                self._send(refusal(400, "INVALID_ARGUMENT", message, is_aws))
             return
         self._answer("POST", body)
 

@@ -186,6 +186,39 @@ def test_huge_bodies_and_broken_connections(server, images):
     assert said(ask(server, "/v1/images:annotate", annotate(images[0]))[1]) == ["Ball"]
 
 
+# What HTTP itself refuses: bytes sent, status expected.
+MALFORMED = [
+    (b"GARBAGE\r\n\r\n", 400),
+    (b"POST /v1/images:annotate HTTP/9.9.9\r\n\r\n", 400),
+    (b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n", 501),
+    (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+    (b"GET / HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % i for i in range(150)) + b"\r\n", 431),
+    (b"POST http://[ HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", 400),
+    (b"POST /v1/images:annotate HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 411),
+    (b"POST /v1/images:annotate HTTP/1.1\r\nContent-Length: 1_0\r\n\r\n{}", 411),
+    (b"POST /v1/images:annotate HTTP/1.1\r\nContent-Length: 10\r\n\r\n{}", 400),
+    (b"GET /nowhere HTTP/1.1\r\nContent-Length: 21\r\n\r\nGET /healthz HTTP/1.1", 404),
+]
+
+
+def test_what_http_itself_refuses_has_the_providers_form(server, images):
+    for request_bytes, status in MALFORMED:
+        with socket.create_connection(server.server_address[:2], timeout=20) as connection:
+            connection.sendall(request_bytes)
+            connection.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))  # noqa: B023
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.split()[1] == str(status).encode(), request_bytes[:60]
+        assert json.loads(body)["error"]["code"] == status
+    assert ask(server, "/v1/images:annotate?key=says-apple", annotate(images[0]))[0] == 200
+
+
+def test_a_minimum_confidence_beyond_any_float(server, images):
+    payload = {"Image": {"Bytes": base64.b64encode(images[0]).decode()}, "MinConfidence": 10**400}
+    status, answer = ask(server, "/", payload, {"X-Amz-Target": "RekognitionService.DetectLabels"})
+    assert (status, answer["__type"]) == (400, "InvalidParameterException")
+
+
 def test_switching_under_load_loses_no_request(server, registry, images):
     stop, seen, failed = threading.Event(), set(), []
 
