@@ -621,15 +621,22 @@ def publish(root: Path, paper: str, scale: str = "cpu") -> list[Path]:
     published = results.only(origin="published").frame
     replaced = published.merge(local.frame[group].drop_duplicates(), on=group)["run_key"]
     kept = published[~published["run_key"].isin(replaced)]
-    staging = Path(tempfile.mkdtemp(dir=root, prefix=".publish-"))
-    for base, frame in ((target, kept), (root / paper, local.frame)):
-        for run_id in frame["run_id"].unique():
-            (staging / run_id).mkdir()
-            for name in ("rows.parquet", "run.json"):
-                shutil.copy2(base / run_id / name, staging / run_id / name)
-    os.chmod(staging, 0o755)
-    if target.exists():
-        shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(staging, target)
+    # Everything lies ready before what is published moves aside, and that goes last: interrupted anywhere, nothing is lost.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".publish-") as folder:
+        staging, former = Path(folder) / "new", Path(folder) / "former"
+        staging.mkdir()
+        for base, frame in ((target, kept), (root / paper, local.frame)):
+            for run_id in frame["run_id"].unique():
+                (staging / run_id).mkdir()
+                for name in ("rows.parquet", "run.json"):
+                    shutil.copy2(base / run_id / name, staging / run_id / name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if target.exists():
+                os.replace(target, former)
+            os.replace(staging, target)
+        except BaseException:
+            if former.exists() and not target.exists():
+                os.replace(former, target)
+            raise
     return sorted(target.iterdir())

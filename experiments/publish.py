@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from common.errors import ReproError
+from common.cli import exit_status
 from common.results import publish
 from experiments import schema
 
@@ -19,15 +19,15 @@ def main() -> int:
     parser.add_argument("--scale", default="cpu", choices=schema.SCALES)
     parser.add_argument("--results", type=Path, default=Path("results"))
     arguments = parser.parse_args()
-    try:
+
+    def work() -> None:
         for name in arguments.papers:
-            schema.load_paper(name)
+            schema.load_paper(name)  # refused before the first of them is replaced
+        for name in arguments.papers:
             for directory in publish(arguments.results, name, arguments.scale):
                 print(directory)
-    except ReproError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,10 @@ def check(config: DictConfig) -> RunConfig:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{key}: {reason}" if key else reason) from error
     assert isinstance(merged, RunConfig)
+    if merged.methods is not None:
+        if not merged.methods:
+            raise ConfigError("methods=[] names no method; leave it out for those of each experiment.")
+        merged.methods = list(dict.fromkeys(merged.methods))  # named twice is one method
     if merged.scale not in SCALES:
         raise ConfigError(f"scale={merged.scale!r} is not a scale. Choose one of {', '.join(SCALES)}.")
     for name, low in (("num_items", 1), ("num_seeds", 1), ("seed", 0), ("threads", 1)):

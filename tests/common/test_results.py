@@ -607,6 +607,23 @@ def test_publishing_leaves_nothing_behind_and_is_not_read_half_done(tmp_path):
     assert len(frame) == 12, "a publication in progress was read as a third origin"
 
 
+def test_publishing_that_is_interrupted_loses_nothing(tmp_path, monkeypatch):
+    write(tmp_path)
+    (published,) = publish(tmp_path, "p")
+    replace = os.replace
+
+    def interrupted(source, target):
+        if Path(target) == tmp_path / PUBLISHED / "p" and Path(source).name == "new":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(results_module.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tmp_path, "p")
+    assert (published / "run.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["p", PUBLISHED]
+
+
 def test_publishing_one_experiment_keeps_the_others(tmp_path):
     write(tmp_path, experiment="e")
     write(tmp_path, experiment="f")

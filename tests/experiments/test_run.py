@@ -45,6 +45,8 @@ def records(root: Path) -> list[dict]:
         (["num_items=many"], "num_items"),
         (["num_items=0"], "num_items=0 is too small"),
         (["seed=-1"], "seed=-1 is too small"),
+        (["methods=[]"], "methods=[] names no method"),
+        (["results_dir=/proc/none"], "/proc/none/.hydra cannot be written"),
         (["methods=[plain,scald]"], "Did you mean 'scaled'?"),
         (["workload=unifrm"], "Did you mean 'uniform'?"),
         (["experiment=drws"], "Did you mean 'draws'?"),
