@@ -251,17 +251,16 @@ def main() -> int:
     except ReproError as error:
         say(f"{type(error).__name__}: {error}", is_error=True)
         return 2 if isinstance(error, ConfigError) else 1
-    except OSError as error:
-        # A run's own errors are recorded and told there; what is left is a folder that cannot be made or written.
-        if not error.filename:
-            raise
-        say(
-            f"ConfigError: {error.filename} cannot be written: {error.strerror}; choose another results_dir= or figures_dir=.",
-            is_error=True,
-        )
-        return 2
     except Exception as error:
         origin = type(error).__module__.partition(".")[0]
+        # A run's own errors are recorded and told there; what is left is a folder that cannot be made or written.
+        if isinstance(error, OSError) and origin == "builtins" and error.filename:
+            say(
+                f"ConfigError: {error.filename} cannot be written: {error.strerror}; "
+                "choose another results_dir= or figures_dir=.",
+                is_error=True,
+            )
+            return 2
         if origin in LAUNCHERS:
             say(lost_worker(error), is_error=True)
             return 1

@@ -46,7 +46,7 @@ def records(root: Path) -> list[dict]:
         (["num_items=0"], "num_items=0 is too small"),
         (["seed=-1"], "seed=-1 is too small"),
         (["methods=[]"], "methods=[] names no method"),
-        (["results_dir=/proc/none"], "/proc/none/.hydra cannot be written"),
+        (["results_dir=/proc/none"], "/proc/none cannot be written: No such file or directory; choose another"),
         (["methods=[plain,scald]"], "Did you mean 'scaled'?"),
         (["workload=unifrm"], "Did you mean 'uniform'?"),
         (["experiment=drws"], "Did you mean 'draws'?"),
