@@ -23,6 +23,7 @@ from chameleonapi.parser.values import (
     TaintedInt,
     TaintedStr,
     collapse,
+    is_row_of_flags,
     is_tainted,
     pattern_of,
     text_of,
@@ -150,10 +151,23 @@ def value_atoms(category: str, name: str, value: Any, path: str = "", depth: int
     elif isinstance(value, tuple):
         for i, item in enumerate(value):
             out += value_atoms(category, name, item, f"{path}[{i}]", depth + 1)
+    elif isinstance(value, list) and is_row_of_flags(value):
+        for i, item in enumerate(value[:_MAX_ATOMS]):
+            out += value_atoms(category, name, item, f"{path}[{i}]", depth + 1)
     else:
         for item in list(value)[:_MAX_ATOMS]:
-            out += value_atoms(category, name, item, f"{path}[]", depth + 1)
+            out += value_atoms(category, name, item, f"{path}[{_who(item)}]", depth + 1)
     return list(dict.fromkeys(out))[:_MAX_ATOMS]
+
+
+def _who(item: Any) -> str:
+    """What an entry with a flag is about: {"pet": "dog", "found": True} and the same of cats are different places."""
+    values = list(item.values()) if isinstance(item, dict) and not isinstance(item, ApiDict) else item
+    if not isinstance(values, (list, tuple)) or not any(
+        isinstance(v, bool) or (type(v) is int and v < 2) for v in values
+    ):
+        return ""
+    return next((v for v in values if isinstance(v, str) and not isinstance(v, TaintedStr)), "")
 
 
 def call_atoms(category: str, name: str, args: list[Any], kwargs: dict[str, Any]) -> list[Atom]:

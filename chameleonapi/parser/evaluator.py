@@ -43,6 +43,7 @@ from chameleonapi.parser.values import (
     TaintedFloat,
     TaintedInt,
     TaintedStr,
+    UnprobedList,
     has_opaque,
     is_tainted,
     pattern_of,
@@ -123,6 +124,7 @@ class Run:
     instance_reads: int = 0
     bugs: dict[str, tuple[str, int]] = field(default_factory=dict)
     notes: dict[str, tuple[str, int]] = field(default_factory=dict)
+    unprobed: dict[str, tuple[str, int]] = field(default_factory=dict)  # parts of an answer that are never filled here
     outcomes: dict[int, tuple[ast.AST, str, set[bool]]] = field(default_factory=dict)
     store: dict[str, Any] = field(default_factory=dict)
     raised: ExceptionValue | None = None
@@ -767,7 +769,10 @@ class Evaluator:
         if handler.type is None:
             return True
         kinds = self.eval(handler.type, frame)
-        for kind in kinds if isinstance(kinds, (tuple, list)) else [kinds]:
+        return self._is_one_of(value, kinds if isinstance(kinds, (tuple, list)) else [kinds])
+
+    def _is_one_of(self, value: ExceptionValue, kinds: Iterable[Any]) -> bool:
+        for kind in kinds:
             if isinstance(kind, type):
                 name = kind.__name__
             elif isinstance(kind, ClassValue):
@@ -781,7 +786,12 @@ class Evaluator:
         return False
 
     def _st_With(self, node: ast.With | ast.AsyncWith, frame: Frame) -> str | None:
+        suppressed: list[Any] = []
         for item in node.items:
+            call = item.context_expr
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("suppress", "contextlib.suppress"):
+                suppressed += [self.eval(a, frame) for a in call.args]
+                continue
             value = self.eval(item.context_expr, frame)
             if isinstance(value, Instance):
                 enter = value.cls.lookup("__enter__")
@@ -793,9 +803,19 @@ class Evaluator:
                 value = value[0]  # a @contextmanager of the application: what it yields
             if item.optional_vars is not None:
                 self.assign(item.optional_vars, value, frame)
-        return self._block(node.body, frame)
+        try:
+            return self._block(node.body, frame)
+        except _CAUGHT as error:
+            if not self._is_one_of(error.value if isinstance(error, AppRaise) else _as_value(error), suppressed):
+                raise
+        return None
 
     _st_AsyncWith = _st_With
+
+    def subclasses(self, base: ClassValue) -> list[ClassValue]:
+        """Classes at the top level of the modules evaluated so far that derive directly from `base`, in order."""
+        found = [v for m in self.modules.values() for v in m.variables.values() if isinstance(v, ClassValue)]
+        return [c for c in dict.fromkeys(found) if any(b is base for b in c.bases)]
 
     def _st_Import(self, node: ast.Import, frame: Frame) -> None:
         for alias in node.names:
@@ -1026,6 +1046,8 @@ class Evaluator:
         if isinstance(value, ApiList):
             self.run.label_reads += 1
             self.run.instance_reads += isinstance(value, InstanceList)
+            if isinstance(value, UnprobedList):
+                self.run.unprobed.setdefault(value.name, (getattr(node, "_path", ""), getattr(node, "lineno", 0)))
             return list(value)
         if isinstance(value, (list, tuple)):
             return value if isinstance(value, tuple) else _live(value)
@@ -1153,6 +1175,8 @@ class Evaluator:
                     return value.name
                 if name == "__members__":
                     return {k: v for k, v in value.attributes.items() if isinstance(v, EnumMember)}
+                if name == "__subclasses__":
+                    return NativeFunction(name, lambda ev, a, k, n: ev.subclasses(value))
                 if value.has_unknown_base():
                     return Opaque(f"{value.name}.{name}")
                 raise AttributeError(name)

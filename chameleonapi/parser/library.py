@@ -252,6 +252,7 @@ def _as_text(ev: "Evaluator", value: Any, node: ast.AST) -> Any:
                 return ev.call(BoundMethod(method, value), [], {}, node)
     if isinstance(value, TaintedStr):
         return value
+    value = _whole(ev, value, node)
     text = text_of(value)
     if is_tainted(value) or has_opaque(value):
         return TaintedStr(
@@ -1216,9 +1217,12 @@ def special_method(
     if isinstance(receiver, Namespace):
         return MISSING
     if isinstance(receiver, ConfigValues):
-        if name == "read":
-            return _config_read(ev, receiver, args, node)
+        if name in ("read", "read_string", "read_dict", "read_file"):
+            return _config_read(ev, receiver, name, args, node)
         if name in ("get", "getint", "getfloat", "getboolean"):
+            section = receiver.sections.get(args[0], {})
+            if args[1].lower() not in section and "fallback" in kwargs:
+                return kwargs["fallback"]
             text = receiver.sections[args[0]][args[1].lower()]
             if name == "getboolean":
                 return text.lower() in ("1", "yes", "true", "on")
@@ -1233,18 +1237,28 @@ def special_method(
     return MISSING
 
 
-def _config_read(ev: "Evaluator", receiver: ConfigValues, args: list[Any], node: ast.AST) -> Any:
+def _config_read(ev: "Evaluator", receiver: ConfigValues, name: str, args: list[Any], node: ast.AST) -> Any:
     import configparser
 
-    if not args or not isinstance(args[0], str):
-        return Opaque("config.read()")
-    path = ev.app.data_path(str(args[0]), getattr(node, "_path", ""))
-    if path is None:
-        raise ev.refuse(f"the configuration file {str(args[0])!r} is not part of the application", node)
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string(ev.app.data[path])
-    receiver.sections = {s: dict(parser[s]) for s in parser.sections()}
-    return [path]
+    given = args[0] if args else None
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    if name == "read_dict" and isinstance(given, dict) and not has_opaque(given, 4):
+        parser.read_dict(given)
+    elif name == "read_string" and isinstance(given, str) and not has_opaque(given):
+        parser.read_string(given)
+    elif name == "read_file" and isinstance(given, TextFile):
+        parser.read_string(given.text)
+    elif name == "read" and isinstance(given, str):
+        path = ev.app.data_path(str(given), getattr(node, "_path", ""))
+        if path is None:
+            raise ev.refuse(f"the configuration file {str(given)!r} is not part of the application", node)
+        parser.read_string(ev.app.data[path])
+    else:
+        return Opaque(f"config.{name}()")
+    receiver.sections.update({s: dict(parser[s]) for s in parser.sections()})
+    return [given] if name == "read" else None
 
 
 def _file_method(file: TextFile, name: str) -> Any:
@@ -1538,13 +1552,36 @@ def _json_pattern(value: Any) -> str:
     return {"True": "true", "False": "false", "None": "null"}.get(pattern, pattern)
 
 
+def _whole(ev: "Evaluator", value: Any, node: ast.AST, depth: int = 4) -> Any:
+    """A value with the fields of Amazon's answers in it, which are otherwise made when they are read."""
+    if isinstance(value, ApiDict) and value.site is not None:
+        made = ApiDict({key: ev.api_dict_field(value, key, node, MISSING) for key in value})
+        return made
+    if depth and isinstance(value, dict) and not isinstance(value, ApiDict):
+        return {k: _whole(ev, v, node, depth - 1) for k, v in value.items()}
+    if depth and type(value) in (list, tuple):
+        return type(value)(_whole(ev, v, node, depth - 1) for v in value)
+    return value
+
+
+def _json_text(value: Any) -> str:
+    """What json.dumps gives; a name in angle brackets for what is not known."""
+    if isinstance(value, str):
+        return json.dumps(str.__str__(value))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(text_of(k))}: {_json_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_json_text, value)) + "]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else text_of(value)
+
+
 @native("json.dumps")
 def _dumps(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
-    value = args[0]
+    value = _whole(ev, args[0], node)
     if isinstance(value, Opaque):
         return Opaque(f"json.dumps({value.origin})", value.tainted)
     if is_tainted(value) or has_opaque(value):
-        return TaintedStr(text_of(value), _json_pattern(value), False, value)
+        return TaintedStr(_json_text(value), _json_pattern(value), False, value)
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):
@@ -1807,6 +1844,19 @@ def _combine(name: str) -> NativeFunction:
     return NativeFunction(name, call)
 
 
+@native("groupby")
+def _groupby(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+    key = args[1] if len(args) > 1 else kwargs.get("key")
+    out: list[tuple[Any, list[Any]]] = []
+    for item in ev.iterate(args[0], node):
+        value = item if key is None else ev.call(key, [item], {}, node)
+        if out and ev._equal(out[-1][0], value):
+            out[-1][1].append(item)
+        else:
+            out.append((value, [item]))
+    return out
+
+
 @native("deepcopy")
 def _deepcopy(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
     return _copy(args[0])
@@ -1946,6 +1996,7 @@ def _module_members() -> dict[str, dict[str, Any]]:
     }
     itools = {n: _combine(n) for n in ("product", "combinations", "permutations", "islice", "zip_longest", "repeat")}
     itools["chain"] = _chain
+    itools["groupby"] = _groupby
     itools["takewhile"] = _while("takewhile", itertools.takewhile)
     itools["dropwhile"] = _while("dropwhile", itertools.dropwhile)
     itools["filterfalse"] = _while("filterfalse", itertools.filterfalse)

@@ -84,6 +84,7 @@ class Parser:
         self.vocabularies = dict(vocabularies or {})
         self.constants, self.numbers = _constants(app)
         self.num_probes = 0
+        self._passed_on: tuple[str, int] | None = None  # where an answer leaves the application
         self._stratum = ""  # the effects on which the last decision found rests
 
     def parse(self) -> ParseReport:
@@ -255,6 +256,10 @@ class Parser:
             self.num_probes += 1
             for site, request in run.sites.items():
                 sites.setdefault(site, {}).update(request)
+            finals = {a: where for atoms, where in run.finals.values() for a in atoms}
+            for atom, where in {**finals, **run.atoms}.items():
+                if atom.echoes and atom.category not in ("log", "print", "variable", "attribute"):
+                    self._passed_on = self._passed_on or where
             for target in run.seen:
                 vector = _Vector(dict(choices), run.handler_before_api, run)
                 known = found.get(target)
@@ -836,7 +841,15 @@ class Parser:
         keep = probing._is_no_wait
         added = {(a.channel, a.pattern) for a in nothing.atoms if keep(a) and not probing._marked(a.pattern)}
         before = {(a.channel, a.pattern) for a in empty.atoms if keep(a)}
-        new = [a for a in nothing.atoms if (a.channel, a.pattern) in added - before and session.nothing not in a.text]
+        # What stands beside label text in the same call (a language, a table's name) is no reaction to it.
+        carriers = {(a.category, a.name) for a in marked if a.category == "call"}
+        new = [
+            a
+            for a in nothing.atoms
+            if (a.channel, a.pattern) in added - before
+            and session.nothing not in a.text
+            and (a.category, a.name) not in carriers
+        ]
         unknown = self._unknown_reason(session)
         presence = (
             bool(new)
@@ -889,6 +902,21 @@ class Parser:
             where = f"{place[0] or site_span.path}:{place[1] or site_span.line}"
             reason = f"{where}: the application passes label text on without deciding anything on it"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        shown = {(a.channel, a.pattern) for a in nothing.atoms}
+        computed = [
+            (a, where)
+            for key, o in session.cache.items()
+            if isinstance(key, tuple) and len(key) == 1
+            for a, where in o.atoms.items()
+            if NUMBER_MARK in a.pattern
+            and a.category in ("return", "call", "write", "set")
+            and (a.channel, a.pattern) not in shown
+        ]  # fmt: skip
+        if tests and not bugs and computed:
+            path, line = computed[0][1]
+            where = f"{path or site_span.path}:{line or site_span.line}"
+            reason = f"{where}: a number that is computed from the labels is passed on without deciding anything"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if session.field_name == "FaceDetails.Emotions" and not tests and not bugs:
             reason = (
                 f"{site_span.path}:{site_span.line}: of {spec.api} only emotions are customized; the application looks at "
@@ -898,6 +926,17 @@ class Parser:
         if tests and not bugs and self._is_tested_beside(session):
             reason = f"{site_span.path}:{site_span.line}: labels only matter together with another part of the answer"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        unprobed = {name: where for o in session.cache.values() for name, where in o.run.unprobed.items()}
+        if unprobed and not bugs:
+            name, (path, line) = next(iter(unprobed.items()))
+            reason = f"{path}:{line}: {name} is looked at, a part of the answer that is not customized"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        if spec.kind == "labels" and not bugs:
+            steps = [session.observe(session.output(session.fillers[:n])) for n in (1, 2, 3, 4, 6, 11)]
+            shapes = {frozenset((a.channel, a.pattern) for a in o.atoms if keep(a)) for o in steps}
+            if len(shapes) > 1:
+                reason = f"{site_span.path}:{site_span.line}: how many labels there are decides, whatever they are"
+                return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if tests:
             warnings.append(
                 f"{site_span.path}:{site_span.line}: labels are tested, but no label of the vocabulary changes anything"
@@ -983,6 +1022,13 @@ class Parser:
             elif failures:
                 report.reason = failures[0]
                 report.decisions.append(_unsupported("unknown", "", failures[0], Span("", 0)))
+            elif sites and self._passed_on is not None:
+                site = next(iter(sites))
+                path, line = self._passed_on
+                where = f"{path or site.path}:{line or site.line}"
+                reason = f"{where}: the application passes the answer on without deciding anything on it"
+                name = f"{site.provider}.{site.method}"
+                report.decisions.append(_unsupported(name, "", reason, _site_span(site, self.app)))
             elif sites:
                 site = next(iter(sites))
                 report.decisions.append(

@@ -312,6 +312,14 @@ class Analysis:
         """
         base_view = self.view(self.base_output)
         lists = self._groups(base_view)
+        if self.session.spec.kind == "single" and self.session.observe(self.base_output).run.raised is not None:
+            # Every member of an enumeration is looked up (`counts[sentiment] += 1`), and another text cannot come: the case
+            # without a decision is the one in which nothing happens.
+            idle = [one for one in lists if not any(p not in ("None", "") for _, p, _ in one.view)]
+            if idle:
+                self.base_output = idle[0].witness
+                base_view = idle[0].view
+                lists = [one for one in lists if one is not idle[0]]
         extra, silent = self._joint(lists, base_view)
         lists = extra + lists
         if not lists:
@@ -442,7 +450,7 @@ class Analysis:
                 )
             if turned:
                 turned = {}
-                for other in labels:
+                for other in self._worth_pairing(first, labels, {*pool, *matched}, one.view):
                     both = effect_with(other) if other not in one.labels else None
                     if both is not None:
                         turned.setdefault(both, []).append(other)
@@ -479,7 +487,7 @@ class Analysis:
             others = [
                 x for x in (labels if len(silent) <= 4 else pool) if x not in matched and x not in members_of[rep]
             ]
-            for other in others:
+            for other in self._worth_pairing(rep, others, set(pool), base_view):
                 both = pair(rep, other)
                 if both != base_view and pair(other, rep) == both:
                     hits.setdefault(both, []).append(other)
@@ -527,6 +535,22 @@ class Analysis:
                     if x not in one.labels and self.view(session.output([*together, x], self.top)) == base_view
                 ]
         return conjunctions, list(dict.fromkeys([*silent, *pool]))
+
+    def _worth_pairing(
+        self, first: str, labels: Sequence[str], apart: set[str], idle: View, size: int = 8
+    ) -> list[str]:
+        """Labels that may do something together with `first`: those in `apart`, and batches that do not leave it `idle`.
+
+        The source mentions none of the others, so that hardly one of them does anything; probing them in batches is as good
+        as one by one and saves most of the probes.
+        """
+        rest = [x for x in labels if x not in apart]
+        kept: set[str] = set()
+        for i in range(0, len(rest), size):
+            batch = rest[i : i + size]
+            if self.view(self.session.output([first, *batch], self.top)) != idle:
+                kept.update(batch)
+        return [x for x in labels if x in apart or x in kept]
 
     def pair_members(self) -> list[str]:
         """Labels of the source that do nothing alone and something with each other ("at least two of these")."""
@@ -659,9 +683,20 @@ class Analysis:
         return self.view(tuple((label, score) for label in labels))
 
     def _thresholds(self, lists: list[_List], base_view: View, kind: str) -> None:
+        of_group: dict[int, Threshold | None] = {}
         for one in lists:
             labels = [x for x, _ in one.witness]
-            one.threshold = self._threshold(labels, one.view, base_view)
+            known = of_group.get(one.group)
+            if (
+                one.group in of_group
+                and len(labels) == 1
+                and not one.clauses
+                and self._same_threshold(labels[0], known)
+            ):
+                one.threshold = known  # labels that one test lets through, each with an outcome of its own
+            else:
+                one.threshold = self._threshold(labels, one.view, base_view)
+                of_group.setdefault(one.group, one.threshold)
             for label in one.labels:
                 if label not in labels and not one.clauses and not self._same_threshold(label, one.threshold):
                     found = self._threshold([label], self.single(label), base_view)

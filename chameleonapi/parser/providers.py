@@ -16,6 +16,7 @@ from chameleonapi.parser.values import (
     Record,
     TaintedFloat,
     TaintedStr,
+    UnprobedList,
 )
 
 
@@ -273,8 +274,8 @@ def aws_labels(field_name: str, answer: Answer) -> ApiList:
             box = ApiDict(Width=Opaque("Width"), Height=Opaque("Height"), Left=Opaque("Left"), Top=Opaque("Top"))
             entry["Instances"] = InstanceList([ApiDict(BoundingBox=box, Confidence=_score(score))])
             entry["Parents"] = ApiList([ApiDict(Name=TaintedStr(text))] if parent else [])
-            entry["Aliases"] = ApiList()
-            entry["Categories"] = ApiList()
+            entry["Aliases"] = UnprobedList(f"{field_name.split('.')[0]}.Aliases")
+            entry["Categories"] = UnprobedList(f"{field_name.split('.')[0]}.Categories")
         known[text] = entry
         out.append(entry)
     return out

@@ -112,6 +112,14 @@ class InstanceList(ApiList):
     """The boxes of one label of Rekognition; its length counts objects, and the evaluator notes when it is counted."""
 
 
+class UnprobedList(ApiList):
+    """A list of a provider's answer that is always empty here: what decides on it is refused."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
 @dataclass(eq=False)
 class ExceptionValue:
     """An exception that the application raised or could have raised."""
@@ -275,6 +283,11 @@ def collapse(pattern: str) -> str:
     return _RUNS_OF_MARKS.sub(TEXT_MARK, pattern)
 
 
+def is_row_of_flags(value: Any) -> bool:
+    """True for [1, 0, 1] and [True, False]: what counts is the position."""
+    return len(value) > 1 and all(type(v) in (bool, int) and 0 <= v <= 1 for v in value)
+
+
 def pattern_of(value: Any) -> str:
     """The text of a value with every part that came from the API replaced by a mark."""
     if isinstance(value, TaintedStr):
@@ -285,6 +298,8 @@ def pattern_of(value: Any) -> str:
         return TEXT_MARK
     if isinstance(value, str):
         return value
+    if isinstance(value, (list, tuple)) and is_row_of_flags(value):
+        return "[" + ", ".join(map(text_of, value)) + "]"
     if isinstance(value, (list, tuple, set, frozenset)):
         # Elements that look alike count once: the number of labels must not make two answers look different.
         return (

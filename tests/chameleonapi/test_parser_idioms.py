@@ -569,6 +569,77 @@ IDIOMS = {
                 return [l.description for l in self.client.label_detection(image=p).label_annotations]
         def run(p): return 'Dog' in Service().names(p)
         """, (TF, None, [{"Dog"}])),
+    "one flag for each of a list": (NAMES, """
+        def run(p):
+            names = names_of(p)
+            return [1 if w in names else 0 for w in ['Dog', 'Cat']]
+        """, (MS, None, DOG_CAT)),
+    "entries with a flag": (NAMES, """
+        def run(p):
+            names = names_of(p)
+            return [{'pet': w, 'found': w in names} for w in ['Dog', 'Cat']]
+        """, (MS, None, DOG_CAT)),
+    "rules that are subclasses": (NAMES, """
+        class Rule: pass
+        class Dogs(Rule):
+            def applies(self, names): return 'Dog' in names
+            def act(self): return 'woof'
+        class Cats(Rule):
+            def applies(self, names): return 'Cat' in names
+            def act(self): return 'meow'
+        RULES = [cls() for cls in Rule.__subclasses__()]
+        def run(p):
+            names = names_of(p)
+            for rule in RULES:
+                if rule.applies(names): return rule.act()
+        """, (MC, APP, DOG_CAT)),
+    "exceptions suppressed": (NAMES, """
+        from contextlib import suppress
+        def run(p):
+            kind = 'none'
+            with suppress(StopIteration):
+                next(n for n in names_of(p) if n in ('Dog', 'Cat'))
+                kind = 'pet'
+            return kind
+        """, (TF, None, [{"Dog", "Cat"}])),
+    "configuration in a string": (GOOGLE, r"""
+        import configparser
+        cfg = configparser.ConfigParser()
+        cfg.read_string("[vision]\nlabels = Dog, Cat\n")
+        WANTED = [x.strip() for x in cfg['vision']['labels'].split(',')]
+        LIMIT = cfg.getfloat('vision', 'limit', fallback=0.5)
+        def run(p): return any(l.description in WANTED and l.score > LIMIT for l in labels_of(p))
+        """, (TF, None, [{"Dog", "Cat"}])),
+    "members of an enumeration counted beside the decision": ("", """
+        import boto3
+        class Listener:
+            counts = {'POSITIVE': 0, 'NEGATIVE': 0, 'NEUTRAL': 0, 'MIXED': 0}
+            def run(self, text, api):
+                s = boto3.client('comprehend').detect_sentiment(Text=text, LanguageCode='en')['Sentiment']
+                self.counts[s] += 1
+                if s == 'NEGATIVE': api.apologise()
+        """, (TF, None, [{"NEGATIVE"}])),
+    "text of a whole answer": (AWS.replace("['Labels']", ""), """
+        import json
+        def run(data):
+            answer = labels_of(data)
+            print(answer)
+            return '"Dog"' in json.dumps(answer) or "'Cat'" in str(answer)
+        """, (TF, None, [{"Dog", "Cat"}])),
+    "kinds sorted and grouped": (NAMES, """
+        from itertools import groupby
+        KINDS = {'Dog': 'pet', 'Cat': 'pet', 'Car': 'vehicle', 'Truck': 'vehicle'}
+        def run(p):
+            kinds = sorted(KINDS[n] for n in names_of(p) if n in KINDS)
+            return [kind for kind, _ in groupby(kinds)]
+        """, (MS, None, [{"Dog", "Cat"}, {"Car", "Truck"}])),
+    "a test under another, found in a batch": (NAMES, """
+        def run(p):
+            names = names_of(p)
+            if 'Dog' in names:
+                if any('eye' in n.lower() for n in names): return 'portrait'
+            return '-'
+        """, (TF, None, [{"Dog", "Human eye", "Eyewear", "Birds eye chili"}])),
     "a set whose order does not matter": (NAMES, """
         def run(p):
             for n in {n.lower() for n in names_of(p)}:
@@ -697,6 +768,34 @@ REFUSALS = {
             one = client.analyze_sentiment(document=a).document_sentiment.score
             two = client.analyze_sentiment(document=b).document_sentiment.score
             return 'a' if one > two else 'b'
+        """),
+    "whole answer handed on": (AWS.replace("['Labels']", ""), """
+        def run(data): return labels_of(data)
+        """),
+    "categories of labels": (AWS, """
+        def run(data): return 'Food and Beverage' in {c['Name'] for l in labels_of(data) for c in l['Categories']}
+        """),
+    "prices added": ("", """
+        import boto3
+        PRICE = {'Apple': 0.5, 'Pizza': 7}
+        def run(data):
+            total = 0
+            for l in boto3.client('rekognition').detect_labels(Image={'Bytes': data})['Labels']:
+                try:
+                    total += PRICE[l['Name']] * len(l['Instances'])
+                except KeyError:
+                    pass
+            return total
+        """),
+    "labels translated": (NAMES, """
+        from google.cloud import translate_v2
+        def run(p):
+            client = translate_v2.Client()
+            for n in names_of(p)[:3]:
+                print(client.translate(n, target_language='de')['translatedText'])
+        """),
+    "number of labels": (NAMES, """
+        def run(p): return 'blurred' if len(names_of(p)) < 3 else 'fine'
         """),
     "order of a set": (NAMES, """
         def run(p):

@@ -206,7 +206,7 @@ def test_what_http_itself_refuses_has_the_providers_form(server, images):
         with socket.create_connection(server.server_address[:2], timeout=20) as connection:
             connection.sendall(request_bytes)
             connection.shutdown(socket.SHUT_WR)
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))  # noqa: B023
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
         head, _, body = answer.partition(b"\r\n\r\n")
         assert head.split()[1] == str(status).encode(), request_bytes[:60]
         assert json.loads(body)["error"]["code"] == status
