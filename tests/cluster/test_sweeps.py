@@ -48,6 +48,7 @@ def test_submitit_gives_the_rows_of_a_local_sweep(at_home, tmp_path):
     pd.testing.assert_frame_equal(rows(tmp_path), at_home)
 
 
+@pytest.mark.slow  # submitit asks for a lost job's state every half minute
 def test_a_killed_worker_is_reported_in_a_line_and_the_same_command_completes_it(at_home, tmp_path):
     settings = (
         "hydra/launcher=submitit_local",
