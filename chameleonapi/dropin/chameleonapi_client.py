@@ -92,6 +92,8 @@ class Message:
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
+        if name == "_pb":
+            return self
         key = name.rstrip("_")
         fields = self._fields
         if key not in fields:
@@ -102,7 +104,7 @@ class Message:
             elif key in _TEXTS:
                 return ""
             else:
-                return Message()
+                fields[key] = Message()  # `image.source.image_uri = ...` fills it
         return fields[key]
 
     def __setattr__(self, name, value):
@@ -114,17 +116,17 @@ class Message:
     __hash__ = None  # type: ignore[assignment]
 
     def __bool__(self):
-        return bool(self._fields)
+        return any(map(_is_set, self._fields.values()))
 
     def __contains__(self, name):
-        return name.rstrip("_") in self._fields
+        return _is_set(self._fields.get(name.rstrip("_")))
 
     def __repr__(self):
         return f"{type(self).__name__}({Message.to_dict(self)!r})"
 
     def HasField(self, name):
         """Whether the answer holds the field."""
-        return name in self._fields
+        return _is_set(self._fields.get(name))
 
     @staticmethod
     def to_dict(message, preserving_proto_field_name=True, **_options):
@@ -133,7 +135,7 @@ class Message:
         def plain(value):
             if isinstance(value, Message):
                 rename = (lambda n: n) if preserving_proto_field_name else _camel
-                return {rename(k): plain(v) for k, v in value._fields.items()}
+                return {rename(k): plain(v) for k, v in value._fields.items() if _is_set(v)}
             if isinstance(value, list):
                 return [plain(v) for v in value]
             return value
@@ -144,6 +146,11 @@ class Message:
     def to_json(message, **_options):
         """The message as JSON text."""
         return json.dumps(Message.to_dict(message, preserving_proto_field_name=False), default=_jsonable)
+
+
+def _is_set(value):
+    """False for a message that reading a missing field made, and for a list that is empty."""
+    return bool(value) if isinstance(value, (Message, list)) else value is not None
 
 
 def _message(value):
@@ -384,16 +391,26 @@ class EndpointConnectionError(Exception):
 _TARGETS = {"rekognition": "RekognitionService", "comprehend": "Comprehend_20171127"}
 
 
+_ERRORS = {"ClientError": ClientError}
+
+
+def _error_named(code):
+    """The class of errors with this code: a ClientError of its own, as in boto3."""
+    return _ERRORS.setdefault(code, type(str(code), (ClientError,), {}))
+
+
 class AwsClient:
     """A boto3 client of Rekognition or Comprehend: every method becomes the operation of that name."""
 
-    class exceptions:
-        """Errors by name, as `client.exceptions.X`."""
+    class _Exceptions:
+        """Errors by name, as `client.exceptions.InvalidImageFormatException`."""
 
-        ClientError = ClientError
-        InvalidImageFormatException = ClientError
-        ImageTooLargeException = ClientError
-        InvalidParameterException = ClientError
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            return _error_named(name)
+
+    exceptions = _Exceptions()
 
     def __init__(self, service):
         self._service = service
@@ -413,7 +430,7 @@ class AwsClient:
             if status != 200:
                 code = str(answer.get("__type", "Unknown")).rpartition("#")[2]
                 message = answer.get("message", answer.get("Message", ""))
-                raise ClientError(
+                raise _error_named(code)(
                     {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}},
                     operation,
                 )
@@ -421,6 +438,26 @@ class AwsClient:
             return answer
 
         return call
+
+
+class AwsResource:
+    """Stands in for `boto3.resource`, so that an application that makes one is not stopped before it needs it."""
+
+    def __init__(self, service):
+        self._service = service
+
+    def __getattr__(self, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise EndpointConnectionError(
+            f"{self._service}.{name}: the drop-in client has Rekognition and Comprehend only. Use boto3 itself, with "
+            "AWS_ENDPOINT_URL_REKOGNITION set to the server's address."
+        )
+
+
+def aws_resource(service_name, *_args, **_options):
+    """`boto3.resource`."""
+    return AwsResource(service_name)
 
 
 def aws_client(service_name, *_args, **_options):
@@ -437,3 +474,7 @@ class Session:
     def client(self, service_name, *_args, **_options):
         """A client of the service."""
         return AwsClient(service_name)
+
+    def resource(self, service_name, *_args, **_options):
+        """A resource of the service, which nothing here serves."""
+        return AwsResource(service_name)

@@ -1017,6 +1017,9 @@ class Evaluator:
                 self.final("set", full, value, (getattr(node, "_path", ""), getattr(node, "lineno", 0)))
         elif isinstance(owner, Record):
             owner._fields[name] = value
+        elif isinstance(owner, self.library.Namespace):
+            self.touch(owner.values)
+            owner.values[name] = value
         else:
             raise AttributeError(name)
 
@@ -1773,6 +1776,8 @@ class Evaluator:
             if keyword.arg is None:
                 if isinstance(value, dict):
                     kwargs.update({str(k): v for k, v in value.items()})
+                elif isinstance(value, Opaque) and isinstance(receiver, str):
+                    return Opaque(f"str.format({value.origin})", value.tainted)  # "{bucket}/{name}".format(**event)
             else:
                 kwargs[keyword.arg] = value
         if receiver is not MISSING:

@@ -2063,6 +2063,7 @@ def _module_members() -> dict[str, dict[str, Any]]:
             "CRITICAL": 50,
         },
         "pprint": {"pprint": _print, "pp": _print},
+        "types": {"SimpleNamespace": NativeFunction("SimpleNamespace", lambda ev, a, k, n: Namespace(dict(k)))},
         "typing": {"cast": NativeFunction("cast", lambda ev, a, k, n: a[1])},
         "time": {"sleep": NativeFunction("sleep", _wait)},
         "os": {"path": NativeModule("os.path", paths), "getenv": NativeFunction("getenv", _getenv), "sep": "/"},

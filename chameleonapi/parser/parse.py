@@ -354,10 +354,12 @@ class Parser:
         # An image has labels; content that needs moderation is the exception, so there no label is the ordinary case.
         bases = ("empty", "other") if "moderation" in spec.vocabulary else ("other", "empty")
         shapes = [(0, 0.99), (10, 0.99), (0, 0.8), (0, 0.6)]
+        lengths = self._length_channels(session)
         if self._is_indexed(session):
             shapes.insert(0, shapes.pop(1))
         for padding, top in shapes:
-            for name, keep in probing._STRATA:
+            for name, stratum in probing._STRATA:
+                keep = partial(_is_kept, stratum, lengths) if lengths else stratum
                 pauses = any(a.category == "wait" for o in session.cache.values() for a in o.atoms)
                 if name == "effects but pauses" and not pauses:
                     continue
@@ -441,6 +443,26 @@ class Parser:
                 )
             ]
         return [self._no_variation(entry, session, request)]
+
+    def _length_channels(self, session: Session) -> frozenset[tuple[str, str, str]]:
+        """Places that only say how long a list beside them is: {"tags": tags, "count": len(tags)}."""
+        observed = [session.observe(session.output([x])) for x in (session.nothing, *self._sketch(session)[:60])]
+        named = [x for x in self._sketch(session) if x in set(session.vocabulary)]
+        observed += [session.observe(session.output(named[i : i + 6])) for i in range(0, min(len(named), 36), 6)]
+        channels = dict.fromkeys(a.channel for o in observed for a in o.atoms if a.category in ("return", "call"))
+        lists = [c for c in channels if c[2].endswith("[]")]
+        out: set[tuple[str, str, str]] = set()
+        for number in channels if lists else ():
+            texts = [[a.text for a in o.atoms if a.channel == number] for o in observed]
+            if len({tuple(t) for t in texts}) < 2 or any(
+                len(t) > 1 or not all(x.isdecimal() for x in t) for t in texts
+            ):
+                continue
+            for one in lists:
+                sizes = [sum(a.channel == one for a in o.atoms) for o in observed]
+                if all(not t or int(t[0]) == size for t, size in zip(texts, sizes, strict=True)):
+                    out.add(number)
+        return frozenset(out)
 
     def _is_indexed(self, session: Session) -> bool:
         """True if outputs with one label make the application fail, as reading labels[2] does."""
@@ -1039,6 +1061,10 @@ class Parser:
                 )  # fmt: skip
             else:
                 report.reason = "no entry point reaches a call of a known ML API"
+
+
+def _is_kept(stratum: Callable[[Atom], bool], without: frozenset[tuple[str, str, str]], atom: Atom) -> bool:
+    return stratum(atom) and atom.channel not in without
 
 
 def _is_in_channel(channel: tuple[str, str, str], atom: Atom) -> bool:

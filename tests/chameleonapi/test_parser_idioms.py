@@ -640,6 +640,29 @@ IDIOMS = {
                 if any('eye' in n.lower() for n in names): return 'portrait'
             return '-'
         """, (TF, None, [{"Dog", "Human eye", "Eyewear", "Birds eye chili"}])),
+    "tags and how many there are": (NAMES, """
+        from flask import jsonify
+        RULES = {'dog': 'Dog', 'cat': 'Cat', 'plant': 'Tree'}
+        def run(p):
+            names = names_of(p)
+            tags = [tag for tag, label in RULES.items() if label in names]
+            return jsonify({'tags': tags, 'count': len(tags)})
+        """, (MS, None, [{"Dog"}, {"Cat"}, {"Tree"}])),
+    "rules in simple namespaces": (NAMES, """
+        from types import SimpleNamespace
+        RULES = [SimpleNamespace(name='dog', words={'Dog'}), SimpleNamespace(name='cat', words={'Cat'})]
+        def run(p):
+            seen = set(names_of(p))
+            return next((r.name for r in RULES if r.words & seen), 'other')
+        """, (MC, APP, DOG_CAT)),
+    "format with an event": ("", """
+        from google.cloud import vision
+        def run(event, context):
+            image = vision.Image()
+            image.source.image_uri = 'gs://{bucket}/{name}'.format(**event)
+            labels = vision.ImageAnnotatorClient().label_detection(image=image).label_annotations
+            return any(l.description == 'Dog' for l in labels)
+        """, (TF, None, [{"Dog"}])),
     "a set whose order does not matter": (NAMES, """
         def run(p):
             for n in {n.lower() for n in names_of(p)}:

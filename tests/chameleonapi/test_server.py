@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import http.client
+import importlib.util
 import json
 import os
 import socket
@@ -322,6 +323,47 @@ def test_how_an_application_is_named():
     assert app_id_of("/", {"authorization": "AWS4-HMAC-SHA256 Credential=me/20260101/eu/rekognition"}) == "me"
     assert app_id_of("/", {"x-goog-api-key": "g"}) == "g"
     assert app_id_of("/", {}) == ""
+
+
+@pytest.fixture
+def client():
+    spec = importlib.util.spec_from_file_location("dropin_client_alone", DROPIN / "chameleonapi_client.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_call_shapes_of_the_google_client(client):
+    sent = []
+
+    def transport(method, path, headers, body):
+        sent.append(json.loads(body)["requests"][0])
+        return 200, b'{"responses": [{"labelAnnotations": [{"description": "Cat", "score": 0.9}]}]}'
+
+    client.transport = transport
+    vision = client.ImageAnnotatorClient()
+    image = client.Image()
+    image.source.image_uri = "gs://bucket/cat.png"
+    answer = vision.label_detection(image=image)
+    assert sent.pop()["image"] == {"source": {"imageUri": "gs://bucket/cat.png"}}
+    assert not answer.error.message
+    assert not answer.HasField("error")
+    assert client.Message.to_dict(answer._pb) == {"label_annotations": [{"description": "Cat", "score": 0.9}]}
+    features = [{"type_": client.Feature.Type.LABEL_DETECTION, "max_results": 3}]
+    vision.annotate_image({"image": {"content": b"abc"}, "features": features})
+    assert sent.pop() == {"image": {"content": "YWJj"}, "features": [{"type": "LABEL_DETECTION", "maxResults": 3}]}
+
+
+def test_other_services_of_aws_fail_when_they_are_used(client):
+    table = client.Session().resource("dynamodb")
+    with pytest.raises(client.EndpointConnectionError, match="Rekognition and Comprehend only"):
+        table.Table("photos")
+    client.transport = lambda *_: (400, b'{"__type": "InvalidImageFormatException", "message": "no image"}')
+    rekognition = client.aws_client("rekognition")
+    with pytest.raises(rekognition.exceptions.InvalidImageFormatException, match="no image") as caught:
+        rekognition.detect_labels(Image={"Bytes": b"abc"})
+    assert isinstance(caught.value, client.ClientError)
+    assert not isinstance(caught.value, rekognition.exceptions.ThrottlingException)
 
 
 def test_an_unmodified_application_in_a_process_of_its_own(server, images, tmp_path):

@@ -2,7 +2,8 @@
 
 from chameleonapi_client import Session
 from chameleonapi_client import aws_client as client
+from chameleonapi_client import aws_resource as resource
 
 from boto3 import session
 
-__all__ = ["Session", "client", "session"]
+__all__ = ["Session", "client", "resource", "session"]

@@ -1,0 +1,5 @@
+"""google.cloud.language_v2.types, by the drop-in client."""
+
+from chameleonapi_client import Document, EncodingType
+
+__all__ = ["Document", "EncodingType"]
