@@ -302,7 +302,9 @@ class Engine:
 
     @torch.no_grad()
     def decode(self, computed: Computed, max_tokens: int) -> Decoded:
-        """Greedy answer: until the end token or `max_tokens`. The state is left unchanged."""
+        """Greedy answer: until the end token, `max_tokens` or the model's last position. The state is left unchanged."""
+        # The last token is not fed back, so it needs no position.
+        max_tokens = min(max_tokens, self.transformer.max_positions - computed.kv.num_tokens + 1)
         ids: list[int] = []
         total_logprob, steps = 0.0, 0
         stepper = _Stepper(self.transformer, computed, max_tokens)

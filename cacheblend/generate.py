@@ -111,12 +111,14 @@ class BlendedModel:
         Args:
             chunks: passages, in prompt order.
             question: what is asked.
-            max_new_tokens: longest answer.
+            max_new_tokens: longest answer; it also ends at the model's last position.
             on_phase: told which phase of which layer begins; `common.timing.Stopwatch` keeps the time.
 
         Raises:
-            ConfigError: an empty question, or a prompt longer than the model's context.
+            ConfigError: an empty question, a prompt longer than the model's context, or no tokens to generate.
         """
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1.")
         request = self.request(chunks, question)
         engine = self.engine
         before, engine.on_phase = engine.on_phase, on_phase
@@ -139,6 +141,9 @@ def _texts(chunks: Sequence[str]) -> Sequence[str]:
     """Refuse one text in place of a list of texts: it would be taken for the list of its letters."""
     if isinstance(chunks, str):
         raise ConfigError(f"chunks={chunks[:30]!r} is one text; give a list of texts, as in [text].")
+    for chunk in chunks:
+        if not isinstance(chunk, str):
+            raise ConfigError(f"chunks hold {chunk!r}; give a list of texts.")
     return chunks
 
 

@@ -44,9 +44,12 @@ class Session:
 
     Attributes:
         pads_B: how many padding tokens stand in front of each sequence of the batch, int64; None where there are none.
+        num_tokens: tokens up to the end of the present call, padding and cached ones included. A sliding-window cache hands
+            over only the last of their keys. None: every call sees the keys of all tokens.
     """
 
     pads_B: Tensor | None = None
+    num_tokens: int | None = None
 
 
 class ColumnSums:
@@ -161,14 +164,16 @@ class LayerSteering:
     def indicator(self, num_keys: int, device: torch.device) -> Tensor:
         """1 at the steered keys, 0 elsewhere, (B or 1, T), float32."""
         pads_B = self.session.pads_B
-        key = (num_keys, device, None if pads_B is None else tuple(pads_B.tolist()))
+        # Which token the first key belongs to; buffers of a fixed size are longer than what they hold.
+        first = max(0, (self.session.num_tokens or 0) - num_keys)
+        key = (num_keys, first, device, None if pads_B is None else tuple(pads_B.tolist()))
         if self._row_cache is not None and self._row_cache[0] == key:
             return self._row_cache[1]
         offsets = torch.zeros(1, dtype=torch.int64) if pads_B is None else pads_B.cpu()
         rows_BT = torch.zeros(len(offsets), num_keys)
         for row_T, offset in zip(rows_BT, offsets.tolist(), strict=True):
-            places = self.keys_S.cpu() + offset
-            row_T[places[places < num_keys]] = 1.0
+            places = self.keys_S.cpu() + offset - first
+            row_T[places[(places >= 0) & (places < num_keys)]] = 1.0
         rows_BT = rows_BT.to(device)
         self._row_cache = (key, rows_BT)
         return rows_BT

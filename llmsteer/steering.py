@@ -25,6 +25,7 @@ class _Watch:
             raise ConfigError("a steered model must be called with input_ids; embeddings cannot be checked.")
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
+        self._session.num_tokens = past + ids.shape[1]
         mask = kwargs.get("attention_mask")
         pads = torch.zeros(len(ids), dtype=torch.int64)
         if mask is not None and mask.ndim == 2:
@@ -52,12 +53,25 @@ class _Watch:
             if len(known) >= wanted:
                 self._record.check_prompt(known[int(pads[row]) :])
 
+    def check_end(self) -> None:
+        """Raise `ConfigError` if the last prompt ended before its context could be checked."""
+        end = self._record.prefix_tokens + self._record.context_tokens
+        pads_B = self._session.pads_B
+        for row, known in enumerate(self._seen or []):
+            num_tokens = len(known) - (int(pads_B[row]) if pads_B is not None and row < len(pads_B) else 0)
+            if num_tokens < end:
+                raise ConfigError(
+                    f"the model has read {num_tokens} tokens; this steering record is for a prompt whose first {end} are its "
+                    "instruction and context, so what was computed is not steered as it says."
+                )
+
 
 @contextlib.contextmanager
 def steer(model: Any, record: SteeringRecord, *, route: str = "auto") -> Iterator[None]:
     """Steer a model inside the block; outside it is as before.
 
-    Every sequence must begin with the record's prefix and context (left padding allowed): the first call checks their ids. A
+    Every sequence must begin with the record's prefix and context (left padding allowed): their ids are checked as soon as they
+    have all been read; a prompt that ends before is refused when the block is left. A
     cache that was filled outside the block is taken on trust, only its length is checked. Under `apply="kv_only"` a prompt whose
     context is read inside the block is steered up to the end of that call, so fill the cache in the block and ask outside.
 
@@ -74,9 +88,11 @@ def steer(model: Any, record: SteeringRecord, *, route: str = "auto") -> Iterato
     num_heads = int(model.config.num_attention_heads)
     layers = record.layer_steering(num_heads, session, route)
     assert len(attention_modules(model)) > max(layers, default=0)
-    hook = model.register_forward_pre_hook(_Watch(record, session), with_kwargs=True)
+    watch = _Watch(record, session)
+    hook = model.register_forward_pre_hook(watch, with_kwargs=True)
     try:
         with active(model, layers):
             yield
+        watch.check_end()
     finally:
         hook.remove()

@@ -111,6 +111,20 @@ def test_what_cannot_be_done_is_said(reader) -> None:
         BlendedModel(load(ModelSpec("random_tiny", "random", device="cpu")))
 
 
+def test_answers_end_at_the_models_last_position(reader) -> None:
+    blended = BlendedModel(reader)
+    blended.engine._stop_ids = frozenset()
+    prompt = blended.generate(["one two three"], "who ?", max_new_tokens=1).report.prompt_tokens
+    blended.engine.transformer.max_positions = prompt + 3
+    # Three are fed back; the fourth comes from the last position.
+    assert len(blended.generate(["one two three"], "who ?", max_new_tokens=5000).ids) == 4
+    for wrong in (0, -1):
+        with pytest.raises(ConfigError, match=f"max_new_tokens={wrong} must be at least 1"):
+            blended.generate(["one"], "who ?", max_new_tokens=wrong)
+    with pytest.raises(ConfigError, match="chunks hold 3; give a list of texts"):
+        blended.generate([3], "who ?")
+
+
 def test_a_model_that_is_nowhere_is_one_line(monkeypatch) -> None:
     def no_hub(*args, **kwargs):
         raise OSError("We couldn't connect to 'https://huggingface.co'")

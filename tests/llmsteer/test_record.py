@@ -108,6 +108,12 @@ def test_steer_refuses_another_model_dtype_prompt_and_context(models):
             model(prompt)
     with pytest.raises(ConfigError, match="input_ids"), steer(model, record):
         model(inputs_embeds=torch.zeros(1, 4, 64))
+    with pytest.raises(ConfigError, match="has read 20 tokens; this steering record is for a prompt whose first 34"):
+        with steer(model, record):
+            model(ids(PREFIX, CONTEXT[:16]))
+    with steer(model, record):  # in parts, as long as all of them come
+        cache = model(ids(PREFIX, CONTEXT[:16])).past_key_values
+        model(ids(CONTEXT[16:], QUERY), past_key_values=cache)
     model(ids(QUERY))  # nothing is left behind
 
 
@@ -130,6 +136,25 @@ def test_steering_generate_equals_steering_every_step(models):
     assert got.tolist() == want.tolist()
     plain = model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
     assert got.tolist() != plain.tolist()  # else this test would show nothing
+
+
+@pytest.mark.parametrize("route", ["bias", "channel", "eager"])
+def test_a_sliding_window_cache_is_steered_at_the_right_tokens(models, route):
+    # `generate` keeps the last 15 keys of each layer: key 0 of a later step is not token 0. Tokens 26 and 28 stay in sight.
+    model = models("mistral_window")
+    record = record_for(model, layers={layer: torch.tensor([2, 20, 22, 24]) for layer in range(3)})
+    prompt = ids(PREFIX, CONTEXT, QUERY)
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    found = []
+    for use_cache in (True, False):
+        with steer(model, record, route=route):
+            mask = torch.ones_like(prompt)
+            found.append(model.generate(prompt, attention_mask=mask, use_cache=use_cache, **options).tolist())
+    assert found[0] == found[1]
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.int64), prompt], 1)
+    with steer(model, record, route=route):
+        got = model.generate(padded, attention_mask=(torch.arange(padded.shape[1]) >= 3).long()[None], **options)
+    assert got[0, 3:].tolist() == found[0][0]
 
 
 def test_a_padded_batch_is_steered_row_by_row(models):
