@@ -175,6 +175,8 @@ def _fetch(options: argparse.Namespace) -> None:
     from cachegen.streaming import Costs, Curve
     from common.models import prompt_format
 
+    if not options.deadline_s >= 0:
+        raise ConfigError(f"--deadline-s {options.deadline_s} must be 0 or more seconds from now.")
     with Client(options.host, options.port, time.monotonic) as client:
         if options.context == "list":
             print("\n".join(client.contexts()))

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib.resources
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,10 @@ _RANDOM_SHAPES: dict[str, dict[str, Any]] = {
         "initializer_range": 0.25,
     },
 }
+
+
+# transformers builds models under a device setting of the whole process: two threads at it leave weights without data.
+_LOADING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,9 +274,10 @@ def _load_pretrained(spec: ModelSpec, path: str) -> LoadedModel:
     try:
         config = AutoConfig.from_pretrained(path, **offline)
         _check_family(config)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=getattr(torch, spec.dtype), attn_implementation=spec.attention, **offline
-        )
+        with _LOADING:
+            model = AutoModelForCausalLM.from_pretrained(
+                path, config=config, dtype=getattr(torch, spec.dtype), attn_implementation=spec.attention, **offline
+            )
         tokenizer = AutoTokenizer.from_pretrained(path, **offline)
     except OSError as error:
         raise DataUnavailable(_why_unavailable(spec, path, error)) from error

@@ -318,3 +318,6 @@ def test_command_line_refuses_bad_texts_and_numbers(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
     assert "'0' is not a whole number" in capsys.readouterr().err
+    for wrong in ("nan", "-1"):
+        assert main(["fetch", "list", "--deadline-s", wrong]) == 2
+        assert f"--deadline-s {float(wrong)} must be 0 or more" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Loading models: what is asked for is what one gets, or one clear line."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -127,3 +128,12 @@ def test_settings_of_a_run_make_a_spec() -> None:
 def test_a_device_that_is_not_supported_is_refused_before_torch_tries() -> None:
     with pytest.raises(ConfigError, match="device 'mps' is not supported"):
         loading.resolve_device("mps")
+
+
+def test_two_threads_may_load_at_once() -> None:
+    with ThreadPoolExecutor(2) as pool:
+        spec = ModelSpec("small", device="cpu")
+        one, other = pool.map(load, [spec, spec])
+    assert one.fingerprint == other.fingerprint
+    for name, weight in one.model.state_dict().items():
+        assert torch.equal(weight, other.model.state_dict()[name])

@@ -108,10 +108,11 @@ def test_steer_refuses_another_model_dtype_prompt_and_context(models):
             model(prompt)
     with pytest.raises(ConfigError, match="input_ids"), steer(model, record):
         model(inputs_embeds=torch.zeros(1, 4, 64))
-    with pytest.raises(ConfigError, match="has read 20 tokens; this steering record is for a prompt whose first 34"):
-        with steer(model, record):
-            model(ids(PREFIX, CONTEXT[:16]))
-    with steer(model, record):  # in parts, as long as all of them come
+    too_short = "has read 20 tokens; this steering record is for a prompt whose first 34"
+    with pytest.raises(ConfigError, match=too_short), steer(model, record):
+        model(ids(PREFIX, CONTEXT[:16]))
+    with steer(model, record):
+        # In parts, as long as all of them come.
         cache = model(ids(PREFIX, CONTEXT[:16])).past_key_values
         model(ids(CONTEXT[16:], QUERY), past_key_values=cache)
     model(ids(QUERY))  # nothing is left behind
