@@ -142,6 +142,10 @@ class Task(Protocol):
         """One forward and one backward of one element."""
         ...
 
+    def differentiable_utility(self, x_1CHW: Any) -> Any:
+        """The utility of one element in 0..1 (torch), differentiable: for knobs that are a network in front of it."""
+        ...
+
     def accuracy(self, results: Sequence[Any], truth: Sequence[Any]) -> float:
         """Agreement of an interval's results with those at the best setting, 0..1."""
         ...

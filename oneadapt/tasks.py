@@ -107,12 +107,18 @@ class NetworkTask:
         with torch.inference_mode():
             return [self.result(logits) for logits in self.network(_tensor(x_NHWC))]
 
+    def differentiable_utility(self, x_1CHW: Tensor) -> Tensor:
+        """See `oneadapt.api.Task.differentiable_utility`."""
+        return self._utility(self.scores(self.network(x_1CHW)[0]))
+
+    def _utility(self, score: Tensor) -> Tensor:
+        return soft_count(score, self.sharpness) if self.utility == "soft_count" else sum_of_scores(score)
+
     def saliency(self, x_HWC: FloatArray) -> Saliency:
         """See `oneadapt.api.Task.saliency`."""
         x = _tensor(x_HWC[None]).requires_grad_(True)
-        logits = self.network(x)[0]
-        score = self.scores(logits)
-        u = soft_count(score, self.sharpness) if self.utility == "soft_count" else sum_of_scores(score)
+        score = self.scores(self.network(x)[0])
+        u = self._utility(score)
         (gradient,) = torch.autograd.grad(u, x)
         near = int(((score.detach() - THRESHOLD).abs() <= NEAR).sum())
         return Saliency(float(u.detach()), near, gradient[0].abs().sum(0).numpy())

@@ -19,7 +19,6 @@ from oneadapt.api import METHODS, Feedback, Knobs, Segment
 from oneadapt.baselines import Fixed
 from oneadapt.knobs import resize
 from oneadapt.session import Application
-from oneadapt.tasks import soft_count
 
 QPS = (30, 34, 38, 42, 46)
 
@@ -206,12 +205,11 @@ class UpscalingController:
 
     def _learn(self, feedback: Feedback) -> None:
         assert feedback.delivery is not None
-        task: Any = self.application.task
         # What the server received: the small picture, as the camera's own decoder sees it too.
         small = feedback.camera.encode_last({**feedback.delivery.knobs, "upscaler": _SMALL})
         x = torch.from_numpy(small.x.transpose(0, 3, 1, 2).copy())
         feedback.server.charge_backward()
-        u = soft_count(task.scores(task.network(self.network(x))[0]))
+        u = self.application.task.differentiable_utility(self.network(x))
         self.optimiser.zero_grad()
         (-u).backward()
         self.optimiser.step()

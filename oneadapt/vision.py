@@ -61,6 +61,10 @@ class BoxDetection:
         allowed = self.detector.select(scores_BNK.detach(), images_B3HW)
         return scores_BNK * allowed
 
+    def differentiable_utility(self, x_1CHW: Tensor) -> Tensor:
+        """See `oneadapt.api.Task.differentiable_utility`."""
+        return soft_count(self.scores(x_1CHW), self.sharpness, float(self.detector.threshold))
+
     def saliency(self, x_HWC: FloatArray) -> Saliency:
         """See `oneadapt.api.Task.saliency`."""
         images = _images(x_HWC[None]).requires_grad_(True)
@@ -133,13 +137,22 @@ class VideoSegmentation:
         """A map of classes for every frame."""
         return list(self.segmenter.segment(_frames(x_NHWC)))
 
-    def saliency(self, x_HWC: FloatArray) -> Saliency:
-        """See `oneadapt.api.Task.saliency`; a pixel's score is its highest probability of a class that is not background."""
-        images = _images(x_HWC[None]).requires_grad_(True)
-        probability = self.segmenter.logits(images).softmax(1)[0]
+    def scores(self, images_13HW: Tensor) -> Tensor:
+        """A pixel's score, differentiable: its highest probability of a class that is not background."""
+        probability = self.segmenter.logits(images_13HW).softmax(1)[0]
         background = self.segmenter.background
         classes = [k for k in range(len(probability)) if k != background]
-        return _saliency(probability[classes].amax(0), images, self.sharpness, THRESHOLD)
+        highest: Tensor = probability[classes].amax(0)
+        return highest
+
+    def differentiable_utility(self, x_1CHW: Tensor) -> Tensor:
+        """See `oneadapt.api.Task.differentiable_utility`."""
+        return soft_count(self.scores(x_1CHW), self.sharpness, THRESHOLD)
+
+    def saliency(self, x_HWC: FloatArray) -> Saliency:
+        """See `oneadapt.api.Task.saliency`."""
+        images = _images(x_HWC[None]).requires_grad_(True)
+        return _saliency(self.scores(images), images, self.sharpness, THRESHOLD)
 
     def accuracy(self, results: Sequence[Any], truth: Sequence[Any]) -> float:
         """Mean agreement over frames."""

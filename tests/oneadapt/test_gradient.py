@@ -9,10 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneadapt.api import Delivery, Saliency
+from oneadapt.api import WORKLOADS, Delivery, Saliency
 from oneadapt.contract import BrightBlocks
 from oneadapt.gradient import Gradient, accuracy_gradient, block_mean
 from oneadapt.tasks import CentreDetection, centre_f1, centres, peaks, soft_count, sum_of_scores
+from oneadapt.upscaling import Enlarger
 
 
 def delivery(x, num_bytes=100):
@@ -142,3 +143,26 @@ def test_a_gradient_knows_its_size():
     gradient = Gradient.of(Saliency(1.0, 0, np.ones((96, 160), np.float32)), (16, 16))
     assert gradient.num_bytes == 6 * 10
     assert dataclasses.is_dataclass(gradient)
+
+
+@pytest.mark.parametrize(
+    ("workload", "channels"),
+    [
+        ("rgb_detection", 3),
+        ("rgb_tracking", 3),
+        ("rgb_segmentation", 3),
+        ("thermal_detection", 1),
+        ("depth_segmentation", 1),
+    ],
+)
+def test_a_network_in_front_gets_the_gradient_of_the_same_utility(workload, channels):
+    task = WORKLOADS.create(workload).application("upscaling").task
+    small = torch.rand(1, channels, 48, 64, generator=torch.Generator().manual_seed(0))
+    enlarger = Enlarger(channels)
+    x = enlarger(small)
+    u = task.differentiable_utility(x)
+    stated = task.saliency(x.detach()[0].permute(1, 2, 0).numpy()).utility
+    assert float(u.detach()) == pytest.approx(stated, rel=1e-5, abs=1e-6)
+    u.backward()
+    assert all(torch.isfinite(p.grad).all() for p in enlarger.parameters())
+    assert any(p.grad.abs().max() > 0 for p in enlarger.parameters())
