@@ -391,12 +391,14 @@ class EndpointConnectionError(Exception):
 _TARGETS = {"rekognition": "RekognitionService", "comprehend": "Comprehend_20171127"}
 
 
-_ERRORS = {"ClientError": ClientError}
+_errors = {"ClientError": ClientError}
 
 
 def _error_named(code):
     """The class of errors with this code: a ClientError of its own, as in boto3."""
-    return _ERRORS.setdefault(code, type(str(code), (ClientError,), {}))
+    if code not in _errors:
+        _errors[code] = type(code, (ClientError,), {})
+    return _errors[code]
 
 
 class AwsClient:

@@ -119,6 +119,7 @@ class Run:
     hits: int = 0
     text_tests: int = 0
     number_tests: int = 0
+    label_pairs: int = 0  # labels of answers that were compared with each other
     number_pairs: int = 0  # numbers of answers that were compared or combined with each other
     label_reads: int = 0
     instance_reads: int = 0
@@ -386,9 +387,9 @@ class Evaluator:
             if (
                 name not in before
                 or before[name] is not value
-                or (isinstance(value, (list, dict, set)) and id(value) in self.run.journal)
+                or (isinstance(value, (list, dict, set, deque)) and id(value) in self.run.journal)
             ):
-                self.final("global", name, value, ("", 0))
+                self.final("global", name, list(value) if isinstance(value, deque) else value, ("", 0))
         for arg in [*args, *kwargs.values()]:
             if isinstance(arg, (list, dict, set, Instance)):
                 self.final("argument", "", arg, ("", 0))
@@ -1525,6 +1526,7 @@ class Evaluator:
                 equal = self.truth(self.call(BoundMethod(left.cls.lookup("__eq__"), left), [right], {}, node), node)
             else:
                 self._note_object_test(left, right, node)
+                self.run.label_pairs += _is_label(left) and _is_label(right)
                 equal = self._equal(left, right)
             return equal if isinstance(op, ast.Eq) else not equal
         if isinstance(left, (TaintedFloat, TaintedInt)) != isinstance(right, (TaintedFloat, TaintedInt)):
@@ -1607,6 +1609,8 @@ class Evaluator:
                     else False
                 )
             self.run.text_tests += 1 if against else 0
+            if _is_label(item) and isinstance(container, (list, tuple, set, frozenset, dict)) and len(container) < 2000:
+                self.run.label_pairs += any(map(_is_label, container))
         if isinstance(container, str):
             if isinstance(item, Opaque):
                 return Opaque(
@@ -2453,6 +2457,10 @@ def _short(value: Any, longest: int = 40) -> str:
 
 def _key_text(key: Any) -> str:
     return repr(str(key)) if isinstance(key, str) else _short(key)
+
+
+def _is_label(value: Any) -> bool:
+    return isinstance(value, TaintedStr) and value.is_api_text
 
 
 def _features(values: list[Any]) -> set[str]:

@@ -758,7 +758,7 @@ def plain_method(
             return _missing(ev, receiver, name, node)
         if name in _SET_MUTATORS and isinstance(receiver, set):
             ev.touch(receiver)
-        if name == "pop" and receiver:
+        if name == "pop" and receiver and isinstance(receiver, set):
             first = next(iter(ev.iterate(receiver, node)))
             receiver.discard(first)
             return first

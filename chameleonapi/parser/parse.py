@@ -883,6 +883,8 @@ class Parser:
         )
         if presence and all(a.is_display for a in new) and passes_on:
             presence = False
+        if any(a.category == "global" for a in marked):
+            presence = False  # labels are kept, to be compared with those of the next answer
         warnings = [f"{p}:{n}: {m}" for m, (p, n) in bugs.items()]
         if unknown is not None and not bugs:
             return _unsupported(spec.api, spec.name, unknown, site_span, spec.scale)
@@ -947,6 +949,9 @@ class Parser:
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if tests and not bugs and self._is_tested_beside(session):
             reason = f"{site_span.path}:{site_span.line}: labels only matter together with another part of the answer"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        if any(o.run.label_pairs for o in session.cache.values()) and not bugs:
+            reason = f"{site_span.path}:{site_span.line}: the labels of several answers are compared with each other"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         unprobed = {name: where for o in session.cache.values() for name, where in o.run.unprobed.items()}
         if unprobed and not bugs:

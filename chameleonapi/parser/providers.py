@@ -113,6 +113,7 @@ REKOGNITION_METHODS = {
 COMPREHEND_METHODS = {
     "detect_sentiment", "detect_entities", "detect_key_phrases", "batch_detect_sentiment", "detect_dominant_language",
     "detect_syntax", "detect_pii_entities", "detect_targeted_sentiment", "detect_toxic_content", "batch_detect_entities",
+    "classify_document", "contains_pii_entities",
 }  # fmt: skip
 OLD_VISION_METHODS = {"detect_labels": "label_annotations", "detect_objects": "localized_object_annotations"}
 OLD_LANGUAGE_METHODS = {

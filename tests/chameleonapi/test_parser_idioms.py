@@ -663,6 +663,13 @@ IDIOMS = {
             labels = vision.ImageAnnotatorClient().label_detection(image=image).label_annotations
             return any(l.description == 'Dog' for l in labels)
         """, (TF, None, [{"Dog"}])),
+    "several answers in a row are described for one": (NAMES, """
+        from collections import deque
+        last = deque(maxlen=5)
+        def tick(p, siren):
+            last.append(any(n in ('Dog', 'Cat') for n in names_of(p)))
+            if sum(last) >= 3: siren.on()
+        """, (TF, None, [{"Dog", "Cat"}])),
     "a set whose order does not matter": (NAMES, """
         def run(p):
             for n in {n.lower() for n in names_of(p)}:
@@ -797,6 +804,18 @@ REFUSALS = {
         """),
     "categories of labels": (AWS, """
         def run(data): return 'Food and Beverage' in {c['Name'] for l in labels_of(data) for c in l['Categories']}
+        """),
+    "two answers' labels compared": (NAMES, """
+        def run(a, b): return names_of(a)[0] != names_of(b)[0]
+        """),
+    "labels compared with the last ones": (NAMES, """
+        last = []
+        def run(p, bus):
+            global last
+            now = names_of(p)
+            new = [n for n in now if n not in last]
+            last = now
+            if new: bus.emit('changed')
         """),
     "prices added": ("", """
         import boto3
