@@ -292,7 +292,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "small": Shape(128, 8, 4, 2, 256, _curriculum(1000, 900)),
     # Twice as wide as `small` and as deep: a step costs about twice as much, one of twelve layers three times.
-    "base": Shape(256, 8, 8, 2, 640, _reworded(120, 200), grows_from="small"),
+    "base": Shape(256, 8, 8, 2, 640, _reworded(2000, 900), grows_from="small"),
 }
 
 
