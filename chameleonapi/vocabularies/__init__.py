@@ -51,19 +51,24 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
     """A vocabulary from a file: one label per line, or a JSON list of labels. Quotes around labels and repetitions are dropped.
 
     Raises:
-        ConfigError: the file does not exist or holds no label.
+        ConfigError: the file does not exist, is not UTF-8, is damaged JSON, or holds no label.
     """
     import json
 
     if not path.is_file():
         raise ConfigError(f"vocabulary file {str(path)!r} does not exist. Give a text file with one label per line.")
-    text = path.read_text(encoding="utf-8-sig")
-    labels: list[str] = []
-    if path.suffix == ".json":
-        data = json.loads(text)
-        labels = [str(x) for x in (data if isinstance(data, list) else data.values())]
-    else:
-        labels = text.splitlines()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except ValueError as error:
+        raise ConfigError(
+            f"vocabulary file {str(path)!r} cannot be read: {error}. Write UTF-8, one label per line or a JSON list."
+        ) from error
+    if not isinstance(data, (list, dict)):
+        raise ConfigError(
+            f"vocabulary file {str(path)!r} holds a JSON {type(data).__name__}. Write a JSON list of labels."
+        )
+    labels = [str(x) for x in (data if isinstance(data, list) else data.values())]
     cleaned = tuple(dict.fromkeys(label.strip().strip('"') for label in labels if label.strip().strip('"')))
     if not cleaned:
         raise ConfigError(f"vocabulary file {str(path)!r} holds no label. Write one label per line.")

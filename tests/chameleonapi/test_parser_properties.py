@@ -551,3 +551,20 @@ def test_decision_tables():
     assert first.is_correct([("c", 0.9), ("a", 0.8)], ["a", "c"]) is True
     assert app.is_correct([("c", 0.9)], ["a", "c"]) is False
     assert many.is_correct([("c", 0.9)], ["a", "c"]) is False
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("labels.txt", "Dog".encode("utf-16"), "cannot be read"),
+        ("labels.json", b'["Dog", ', "cannot be read"),
+        ("labels.json", b"3", "JSON int"),
+        ("labels.txt", b"\n \n", "holds no label"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_read_gets_one_line(tmp_path, capsys, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    assert main(["parse", str(APPS / "hotdog_bot.py"), "--vocabulary", str(tmp_path / name)]) == 2
+    output = capsys.readouterr()
+    (line,) = (output.out + output.err).strip().splitlines()
+    assert words in line
