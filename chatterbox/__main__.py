@@ -37,12 +37,13 @@ async def _serve(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.text} holds no text.")
     answer = _answer_with(text, options.rate)
     if options.quic:
-        from chatterbox.quic_transport import serve_quic
+        from chatterbox.quic_transport import quic_address, serve_quic
 
         certificate = Path(options.certificate) if options.certificate else None
         key = Path(options.key) if options.key else None
-        await serve_quic(answer, options.host, options.port, certificate=certificate, key=key)  # type: ignore[arg-type]
-        print(f"QUIC, {options.host}:{options.port}. Stop with Ctrl-C.", flush=True)
+        quic = await serve_quic(answer, options.host, options.port, certificate=certificate, key=key)  # type: ignore[arg-type]
+        host, port = quic_address(quic)
+        print(f"QUIC, {host}:{port}. Stop with Ctrl-C.", flush=True)
         await asyncio.Event().wait()
     from chatterbox.transport import serve
 

@@ -136,6 +136,12 @@ async def serve_quic(
     return await quic_serve(host, port, configuration=config, create_protocol=make)
 
 
+def quic_address(server: Any) -> tuple[str, int]:
+    """Host and port of a server that `serve_quic` started; the port is the one it got if 0 was asked for."""
+    host, port = server._transport.get_extra_info("sockname")[:2]
+    return str(host), int(port)
+
+
 class QuicStreamReader(PieceReader):
     """The client's side of one answer. Made by `connect_quic`."""
 
