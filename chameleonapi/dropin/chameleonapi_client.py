@@ -391,7 +391,7 @@ class EndpointConnectionError(Exception):
 _TARGETS = {"rekognition": "RekognitionService", "comprehend": "Comprehend_20171127"}
 
 
-_errors = {"ClientError": ClientError}
+_errors: "dict[str, type]" = {"ClientError": ClientError}
 
 
 def _error_named(code):
