@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ReproError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:  # nowhere to write, a full disk
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     for report in reports:
         print(report)
     if page is not None:

@@ -207,6 +207,12 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(arguments, message, capsys
     assert captured.out == ""
 
 
+def test_nowhere_to_write_is_one_line(stored, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["cacheblend", "--results", str(stored), "--out", str(tmp_path / "file" / "figures")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_drawing_needs_no_torch(stored, tmp_path):
     """A machine without torch, without paper packages on the path of imports, and with another working directory."""
     code = f"""
