@@ -60,7 +60,8 @@ def _git(*args: str) -> str:
 
 def provenance(paper: Paper, methods: Sequence[str], threads: int) -> dict[str, Any]:
     """Everything that `run.json` holds beside the run's identity and outcome."""
-    styles = {name: paper.methods.style(name) for name in methods}
+    # An experiment without a list of methods may still name some in its rows.
+    styles = {name: paper.methods.style(name) for name in methods or paper.methods.names()}
     return {
         "command": shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
         "version": version(),
