@@ -211,7 +211,8 @@ class Judged:
     case: Case
     candidates: list[Any]
     validation: list[Tensor]
-    _curves: dict[int, list[DecisionCurve]] = dataclasses.field(default_factory=dict)
+    # Not copied by `dataclasses.replace`: the curves of other candidates are others.
+    _curves: dict[int, list[DecisionCurve]] = dataclasses.field(default_factory=dict, init=False)
 
     def curves(self, top_k: int) -> list[DecisionCurve]:
         """Of each candidate over the validation examples; worked out once for each output limit."""
