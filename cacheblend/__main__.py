@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.data.records import read_text
 from common.errors import ConfigError, DataUnavailable, ReproError
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def _precompute(options: argparse.Namespace) -> None:
     if options.chunk_tokens < 8:
         raise ConfigError(f"--chunk-tokens {options.chunk_tokens} is too short to be of use; give at least 8.")
     root = options.directory.resolve()
-    texts = {f"{root.name}/{path.relative_to(options.directory).as_posix()}": _read(path) for path in files}
+    remedy = "Convert it to UTF-8 or leave it out with --pattern."
+    texts = {f"{root.name}/{path.relative_to(options.directory).as_posix()}": read_text(path, remedy) for path in files}
     model, store = _open(options, depth=0)
     passages = [passage for name, text in texts.items() for passage in _cut(model, name, text, options.chunk_tokens)]
     if not passages:
@@ -436,17 +438,6 @@ def _text_files(directory: Path, patterns: Iterable[str]) -> list[Path]:
             f"{directory} holds no file that matches {' or '.join(patterns)}; choose others with --pattern."
         )
     return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataUnavailable(
-            f"{path} is not UTF-8 text (byte {error.start}); convert it or leave it out with --pattern."
-        ) from error
-    except OSError as error:
-        raise DataUnavailable(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _cut(model: "BlendedModel", name: str, text: str, chunk_tokens: int) -> list[Passage]:

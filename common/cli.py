@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import ConfigError, DataUnavailable, ReproError
+from common.data import records
+from common.errors import ConfigError, ReproError
 
 
 def exit_status(work: Callable[[], object]) -> int:
@@ -38,14 +39,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataUnavailable: no file, unreadable, or not UTF-8.
     """
-    if not path.exists():
-        raise DataUnavailable(f"{path} does not exist; name a text file.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataUnavailable(f"{path} is not UTF-8 text (byte {error.start}); convert it.") from error
-    except OSError as error:
-        raise DataUnavailable(f"{path} cannot be read: {error.strerror}.") from error
+    return records.read_text(path, "Name a text file in UTF-8.")
 
 
 def port(text: str) -> int:

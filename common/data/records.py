@@ -87,8 +87,12 @@ class Record:
         return Record(value, self.file, self.place, self.trail + step)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, remedy: str = REMEDY) -> str:
     """The text of a UTF-8 file, a byte-order mark left out, line ends as "\\n".
+
+    Args:
+        path: the file.
+        remedy: what the reader of an error can do; the last sentence of its line.
 
     Raises:
         DataUnavailable: the file is missing, unreadable, or not UTF-8.
@@ -96,11 +100,11 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataUnavailable(f"{path} does not exist. {REMEDY}") from None
+        raise DataUnavailable(f"{path} does not exist. {remedy}") from None
     except UnicodeDecodeError as error:
-        raise DataUnavailable(f"{path}: byte {error.start} is not UTF-8 text. {REMEDY}") from error
+        raise DataUnavailable(f"{path}: byte {error.start} is not UTF-8 text. {remedy}") from error
     except OSError as error:
-        raise DataUnavailable(f"{path} cannot be read: {error.strerror}. {REMEDY}") from error
+        raise DataUnavailable(f"{path} cannot be read: {error.strerror}. {remedy}") from error
 
 
 def read_json(path: Path) -> Record:

@@ -1,20 +1,4 @@
-"""google.cloud.language, by the drop-in client: see chameleonapi_client.py."""
+"""google.cloud.language_v2, by the drop-in client: the same names as google.cloud.language."""
 
-import types as _types
-
-from chameleonapi_client import Document, EncodingType, LanguageServiceClient, Message
-
-ClassifyTextRequest = AnalyzeSentimentRequest = AnalyzeEntitiesRequest = Message
-types = _types.SimpleNamespace(Document=Document, ClassifyTextRequest=Message, EncodingType=EncodingType)
-enums = _types.SimpleNamespace(Document=Document, EncodingType=EncodingType)
-
-__all__ = [
-    "AnalyzeEntitiesRequest",
-    "AnalyzeSentimentRequest",
-    "ClassifyTextRequest",
-    "Document",
-    "EncodingType",
-    "LanguageServiceClient",
-    "enums",
-    "types",
-]
+from google.cloud.language import *  # noqa: F403
+from google.cloud.language import __all__ as __all__
