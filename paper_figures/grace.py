@@ -37,7 +37,7 @@ _LABELS = {
 _VARYING = ("factor.codec_times", "factor.delay_s", "factor.queue_packets", "factor.controller", "factor.driver")
 _UNITS = {
     "factor.delay_s": "{:g} s",
-    "factor.queue_packets": "{:g} packets",
+    "factor.queue_packets": "{:g}",
 }
 _TIMES = {"measured": "codec times\nof this CPU", "paper": "of the\npaper's GPU"}
 
