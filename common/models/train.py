@@ -13,6 +13,7 @@ training those weights from this stage), save_every=100.
     full mix                                   longer contexts, learning rate falls to zero
     broad, cool, instructed                    once more from full rate: references, lone chunks, long contexts, instructions
     reworded, settled                          and again: many wordings, loose words dropped and added, hops, comparisons, longer
+    further, finished                          (base) and again: fewer loose words, more references
 
 Each stage ends when its goal is met or its steps are used up. The folder then holds the model as `save_pretrained` writes it,
 its tokenizer, `training_log.jsonl` (a line every 25 steps), `training_curves.png`, and `training.json` (settings, wall time,
@@ -236,6 +237,20 @@ def _reworded(at_full_rate: int, settled: int) -> tuple[Stage, ...]:
     )
 
 
+def _further(at_full_rate: int, finished: int) -> tuple[Stage, ...]:
+    """Training goes on with fewer loose words and more of the questions whose subject is named elsewhere."""
+    mix = dataclasses.replace(
+        _reworded(0, 0)[0].mix,
+        family_weights=_FAMILIES_REWORDED | {"single_fact": 6.0, "coreference": 16.0, "topic_retrieval": 0.6},
+        noise_rate=0.3,
+        instruction_rate=0.15,
+    )
+    return (
+        Stage("further", mix, at_full_rate, 4096, is_fresh=True),
+        Stage("finished", dataclasses.replace(mix, noise_rate=0.2), finished, 4096, final_rate=0.0),
+    )
+
+
 def _curriculum(long: int, final: int) -> tuple[Stage, ...]:
     # What decides whether the heads that match and copy form at all is the number of different words: with 16 they form
     # within 200 steps and then extend to all words, with 200 from the start nothing has happened after 700. Questions with
@@ -292,7 +307,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "small": Shape(128, 8, 4, 2, 256, _curriculum(1000, 900)),
     # Twice as wide as `small` and as deep: a step costs about twice as much, one of twelve layers three times.
-    "base": Shape(256, 8, 8, 2, 640, _reworded(2000, 900), grows_from="small"),
+    "base": Shape(256, 8, 8, 2, 640, (*_reworded(2000, 900), *_further(1300, 800)), grows_from="small"),
 }
 
 
@@ -677,7 +692,7 @@ def train(options: Options) -> Mapping[str, Any]:
 
         tokenizer = AutoTokenizer.from_pretrained(options.start_from)
         model = AutoModelForCausalLM.from_pretrained(options.start_from, dtype=torch.float32)
-        if shape.grows_from:
+        if shape.grows_from and model.config.hidden_size < shape.hidden:
             model = grow(model, build_model(shape, model.config.vocab_size, options.seed))
     else:
         tokenizer = AutoTokenizer.from_pretrained(BUNDLED_TOKENIZER)
