@@ -47,8 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="folder for weights, log and stored gradients")
     train.add_argument("--target", default="paper", choices=("paper", "official"), help="which accuracy gradient")
     train.add_argument(
-        "--images", type=Path, default=None, help="folder of pictures or videos; default: rendered streets"
+        "--images", type=Path, nargs="+", default=None, help="folders of pictures or videos; default: rendered streets"
     )
+    train.add_argument(
+        "--skip", nargs="+", default=[], metavar="PATTERN", help="file names to leave out, e.g. 'test_*'"
+    )
+    train.add_argument("--height", type=positive, default=192, help="of the images, in pixels")
+    train.add_argument("--picture-width", type=positive, default=320, help="of the images, in pixels")
     train.add_argument("--num-images", type=int, default=1800)
     train.add_argument("--width", type=int, default=24, help="channels of AccModel")
     train.add_argument("--qp-hi", type=int, default=30)
@@ -185,18 +190,22 @@ def _say(line: str) -> None:
 def _train(options: argparse.Namespace) -> None:
     from accmpeg.servers import load_dnn
     from accmpeg.train import TrainingSettings, customise
-    from accmpeg.training_images import images_from_folder, rendered_images
+    from accmpeg.training_images import images_from_folders, rendered_images
 
     settings = TrainingSettings(
         target=options.target, qp_hi=options.qp_hi, qp_lo=options.qp_lo, width=options.width, seed=options.seed
     )
     dnn, _ = load_dnn(options.detector, _root(options))
+    size = {"height": options.height, "width": options.picture_width}
+    source = "rendered streets"
     if options.images is None:
-        frames = rendered_images(options.num_images, options.seed)
+        frames = rendered_images(options.num_images, options.seed, **size)
     else:
-        frames = images_from_folder(options.images, options.num_images, options.seed)
+        frames = images_from_folders(options.images, options.num_images, options.seed, **size, skip=options.skip)
+        skipped = f" without {', '.join(options.skip)}" if options.skip else ""
+        source = ", ".join("/".join(folder.parts[-2:]) for folder in options.images) + skipped
     _say(f"{len(frames)} images of {frames.shape[2]}x{frames.shape[1]}")
-    log = customise(frames, dnn, settings, options.out, time.process_time, _say)
+    log = customise(frames, dnn, settings, options.out, time.process_time, _say, source)
     _say(
         f"AccModel for {dnn.name}: gradients {log['gradient_seconds']} s, training {log['training_seconds']} s of CPU, "
         f"{len(log['epochs'])} epochs, recall {log['recall']}, precision {log['precision']}; in {options.out}"

@@ -28,6 +28,8 @@ from common.rng import for_component, seed_for
 
 Clock = Callable[[], float]
 Say = Callable[[str], None]
+# Thresholds that a tenth and half of the held-out macroblocks exceed, whatever the DNN: those of the AccModel for "street".
+_P_OF_TENTH, _P_OF_HALF = 0.715, 0.092
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Trained:
     Attributes:
         model: the weights of the best epoch, in eval mode.
         epochs: in order.
-        recall, precision: of positives at p > 0.5 on the validation images.
+        recall, precision: of positives at p > 0.5 on the validation images, before p is scaled.
     """
 
     model: AccModel
@@ -208,7 +210,37 @@ def train(
             break
     assert best is not None
     model.load_state_dict(best[1])
-    return Trained(model.eval(), tuple(epochs), *best[2])
+    model.eval()
+    scale_to_shares(model, frames[validation])
+    return Trained(model, tuple(epochs), *best[2])
+
+
+@torch.no_grad()
+def scale_to_shares(model: AccModel, frames: Frames) -> None:
+    """Scale the logits so that p exceeds 0.715 in a tenth and 0.092 in half of the macroblocks of these frames.
+
+    The order of macroblocks stays. Without it a threshold would mark another share of the blocks for every DNN: p depends on the
+    weights of the loss, and on how far training went.
+
+    Args:
+        model: in eval mode; its last layer is changed.
+        frames: (N, H, W, 3), held out of training.
+    """
+    # DEVIATION accmpeg-9: p is scaled to shares of macroblocks, so that the same thresholds serve every DNN.
+    p = np.concatenate([model.probabilities(frames[start : start + 8]).ravel() for start in range(0, len(frames), 8)])
+    tenth, half = (_logit(float(value)) for value in np.quantile(p.astype(np.float64), (0.9, 0.5)))
+    if tenth <= half:  # it says the same of every block: no scale mends that
+        return
+    scale = (_logit(_P_OF_TENTH) - _logit(_P_OF_HALF)) / (tenth - half)
+    model.head.weight.mul_(scale)
+    assert model.head.bias is not None
+    model.head.bias.mul_(scale)
+    model.head.bias[1] += _logit(_P_OF_TENTH) - scale * tenth
+
+
+def _logit(p: float) -> float:
+    p = min(max(p, 1e-6), 1 - 1e-6)
+    return float(np.log(p / (1 - p)))
 
 
 def _batches(order: npt.NDArray[np.intp], size: int) -> Iterator[npt.NDArray[np.intp]]:
@@ -246,8 +278,14 @@ def customise(
     out: Path,
     clock: Clock,
     say: Say,
+    source: str = "rendered streets",
 ) -> dict[str, Any]:
     """Everything for a new DNN: gradients, training, weights and a log in a folder.
+
+    Args:
+        frames, dnn, settings, clock, say: see `gradients_of` and `train`.
+        out: the folder.
+        source: where the images are from, for the log.
 
     Returns:
         The log: settings, number of images, seconds of both steps, epochs, recall and precision.
@@ -263,6 +301,7 @@ def customise(
         "detector": dnn.name,
         "detector_sha256": dnn.weights_sha256,
         "settings": dataclasses.asdict(settings),
+        "images": source,
         "num_images": len(frames),
         "height": height,
         "width": width,

@@ -1,5 +1,7 @@
-"""Images to train on: rendered streets, or a folder of pictures and videos. They need not come from the camera in use."""
+"""Images to train on: rendered streets, or folders of pictures and videos. They need not come from the camera in use."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -27,24 +29,39 @@ def rendered_images(
     return np.stack(found[:num_images])
 
 
-def images_from_folder(folder: Path, num_images: int, seed: int, *, height: int = 192, width: int = 320) -> Frames:
-    """A random choice of the landscape pictures and video frames under a folder, brought to one size.
+def images_from_folders(
+    folders: Sequence[Path],
+    num_images: int,
+    seed: int,
+    *,
+    height: int = 192,
+    width: int = 320,
+    skip: Sequence[str] = (),
+) -> Frames:
+    """A random choice of the landscape pictures and video frames under some folders, brought to one size.
 
     Args:
-        folder: searched with its subfolders; of each video frames evenly spaced over it are taken.
+        folders: searched with their subfolders; of each video frames evenly spaced over it are taken.
+        skip: patterns of file names that are left out, such as videos that AccModel will be judged on.
 
     Raises:
-        DataUnavailable: there is no such folder, or too little in it.
+        DataUnavailable: there is no such folder, or too little in them.
     """
     import cv2
 
     from common.data.video import load_clip
     from common.data.video.files import SUFFIXES
 
-    if not folder.is_dir():
-        raise DataUnavailable(f"there is no folder {str(folder)!r}; give one with pictures or videos to train on.")
+    for folder in folders:
+        if not folder.is_dir():
+            raise DataUnavailable(f"there is no folder {str(folder)!r}; give one with pictures or videos to train on.")
     rng = for_component(seed, "accmpeg training images")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (*PICTURES, *SUFFIXES))
+    paths = sorted(
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix.lower() in (*PICTURES, *SUFFIXES) and not any(fnmatch(path.name, pattern) for pattern in skip)
+    )
     pictures = [path for path in paths if path.suffix.lower() in PICTURES]
     videos = [path for path in paths if path.suffix.lower() in SUFFIXES]
     found = []
@@ -62,7 +79,7 @@ def images_from_folder(folder: Path, num_images: int, seed: int, *, height: int 
             found += list(clip.frames[chosen])
     if len(found) < 4:
         raise DataUnavailable(
-            f"{str(folder)!r} holds {len(found)} landscape pictures or video frames; at least 4 are needed "
+            f"{', '.join(map(str, folders))}: {len(found)} landscape pictures or video frames; at least 4 are needed "
             f"({', '.join((*PICTURES, *SUFFIXES))})."
         )
     return np.ascontiguousarray(np.stack(found[:num_images]))

@@ -13,8 +13,9 @@ from accmpeg.accmodel import AccModel, AccModelSettings
 from accmpeg.camera_models import CameraModels
 from accmpeg.contract import square_clip, square_detection
 from accmpeg.dnn import images_of
-from accmpeg.train import TrainingSettings, customise, gradients_of, threshold_of, train
+from accmpeg.train import TrainingSettings, customise, gradients_of, scale_to_shares, threshold_of, train
 from accmpeg.train_upscaler import UpscalerSettings, make
+from accmpeg.training_images import images_from_folders
 from accmpeg.upscaler import Upscaler, downscale
 from common.errors import ConfigError, DataUnavailable
 
@@ -134,6 +135,37 @@ def test_training_is_deterministic():
     assert accmodel.fingerprint(first.model) == accmodel.fingerprint(second.model)
     other = train(frames, gradients, dataclasses.replace(settings, seed=1), lambda: 0.0)
     assert accmodel.fingerprint(first.model) != accmodel.fingerprint(other.model)
+
+
+def test_p_is_scaled_to_shares_of_blocks():
+    model = AccModel(AccModelSettings(width=4, depth=1)).eval()
+    frames = np.random.default_rng(0).integers(0, 256, (6, 64, 96, 3), dtype=np.uint8)
+    before = model.probabilities(frames).ravel()
+    scale_to_shares(model, frames)
+    after = model.probabilities(frames).ravel()
+    assert np.quantile(after, 0.9) == pytest.approx(0.715, abs=0.02)
+    assert np.quantile(after, 0.5) == pytest.approx(0.092, abs=0.005)
+    # The order of macroblocks is the network's, up to the rounding of what was nearly equal.
+    assert (np.diff(after[np.argsort(before)]) > -1e-3).all()
+
+
+def test_pictures_of_several_folders_are_taken_and_named_files_left_out(tmp_path):
+    import cv2
+
+    for folder, names in (("a", ["one.png", "test_two.png", "tall.png"]), ("b", ["three.png", "four.png", "five.png"])):
+        (tmp_path / folder).mkdir()
+        for place, name in enumerate(names):
+            shape = (40, 20, 3) if name == "tall.png" else (20, 40, 3)
+            cv2.imwrite(
+                str(tmp_path / folder / name), np.full(shape, 10 * place + (100 if folder == "b" else 0), np.uint8)
+            )
+    folders = [tmp_path / "a", tmp_path / "b"]
+    found = images_from_folders(folders, 10, 0, height=32, width=48, skip=["test_*"])
+    # one.png is 0, three 100, four 110, five 120; test_two.png was left out, tall.png is no landscape.
+    assert sorted(int(image[0, 0, 0]) for image in found) == [0, 100, 110, 120]
+    assert found.shape[1:] == (32, 48, 3)
+    with pytest.raises(DataUnavailable, match="at least 4"):
+        images_from_folders(folders, 10, 0, skip=["t*"])
 
 
 def test_bad_training_settings_are_refused():
