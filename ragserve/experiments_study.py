@@ -299,7 +299,8 @@ class SchedulingExample(_Study):
         workloads, server: see `_Study`.
         num_chunks, summary_tokens: of both configurations.
         pool_tokens: of the KV pool.
-        free_tokens: of it that the running call leaves: room for a few mappers and not for stuff.
+        free_tokens: of it that are free when the query comes, however long the running call then decodes: room for a few
+            mappers and not for stuff.
         held_tokens: lengths of the running call's answer.
     """
 
@@ -318,10 +319,10 @@ class SchedulingExample(_Study):
                 f"held_tokens={self.held_tokens} must be at least 2, num_chunks={self.num_chunks} and summary_tokens="
                 f"{self.summary_tokens} at least 1."
             )
-        if not 0 < self.free_tokens < self.pool_tokens - max(self.held_tokens):
+        if not 0 < self.free_tokens < self.pool_tokens:
             raise ConfigError(
-                f"free_tokens={self.free_tokens} must be above 0 and leave room for the running call in pool_tokens="
-                f"{self.pool_tokens} beside its answer of up to {max(self.held_tokens)}."
+                f"free_tokens={self.free_tokens} must be above 0 and below pool_tokens={self.pool_tokens}, which the running "
+                "call fills but for them."
             )
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
@@ -333,7 +334,7 @@ class SchedulingExample(_Study):
         )
         for lab in self.labs(run):
             kind = lab.server(self.server)
-            running = [self._running(lab, tokens) for tokens in self.held_tokens]
+            running = [self._running(lab, kind, tokens) for tokens in self.held_tokens]
             # The longest answer first: shorter ones are its beginning.
             lab.table.fill([max(running, key=lambda call: call.max_tokens)])
             times = [self._times(lab, kind, call) for call in running]
@@ -356,12 +357,22 @@ class SchedulingExample(_Study):
                         rows.append(Row("delay", record.delay_s, "s", kind.basis, "fixed", **own))
                 yield ItemRows(key, rows)
 
-    def _running(self, lab: Lab, tokens: int) -> Call:
-        """A call that fills the pool but for the free tokens and its answer of exactly so many tokens."""
-        room = self.pool_tokens - self.free_tokens - max(self.held_tokens)
+    def _running(self, lab: Lab, kind: Server, tokens: int) -> Call:
+        """A call whose prompt leaves exactly the free tokens, and whose answer has so many.
+
+        Raises:
+            ConfigError: its answer would fill what is left free, or it exceeds the model's context.
+        """
+        prompt_tokens = self.pool_tokens - self.free_tokens
+        # An answer grows into the free tokens; on the modelled A40 each of its tokens is 1/16 of one of ours.
+        if tokens // kind.token_factor >= self.free_tokens or prompt_tokens + tokens > lab.synthesis.context_tokens:
+            raise ConfigError(
+                f"held_tokens={tokens}: the running call's answer must stay below free_tokens={self.free_tokens} and, behind "
+                f"its prompt of {prompt_tokens} tokens, within the model's context of {lab.synthesis.context_tokens}; "
+                "choose fewer, or a smaller pool_tokens."
+            )
         text = [token for chunk in lab.dataset.corpora[0].chunks for token in lab.prompts.chunk_ids(chunk)]
-        prompt = [text[place % len(text)] for place in range(room + max(self.held_tokens) - tokens)]
-        return Call(tuple(prompt[: lab.synthesis.context_tokens - tokens]), tokens, "running")
+        return Call(tuple(text[place % len(text)] for place in range(prompt_tokens)), tokens, "running")
 
     def _times(self, lab: Lab, kind: Server, call: Call) -> tuple[float, float]:
         """When its first and its last token are there, alone on the server."""
