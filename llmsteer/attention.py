@@ -36,6 +36,8 @@ CHANNEL_DIMS = 8
 """Width of the extra channel with its padding: fused kernels want head sizes in steps of 8."""
 _SLOT = "_llmsteer_layer"
 _BLOCK_ROWS = 256
+_TILE_NUMBERS = 2**18
+"""Logits in hand at once where a pass goes tile by tile: 1 MiB, half of a usual second-level cache."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -72,11 +74,21 @@ class ColumnSums:
         self.sums: dict[int, Tensor] = {}
         self.num_rows: dict[int, int] = {}
 
-    def add(self, layer: int, query_BHRD: Tensor, key_BGTD: Tensor, scale: float, window: int | None) -> None:
-        """Count the rows of one call; the rows are the last R of the T positions."""
+    def add(
+        self,
+        layer: int,
+        query_BHRD: Tensor,
+        key_BGTD: Tensor,
+        scale: float,
+        window: int | None,
+        log_sums_HR: Tensor | None = None,
+    ) -> None:
+        """Count the rows of one call; the rows are the last R of the T positions. See `column_sums`."""
         if query_BHRD.shape[0] != 1:
             raise ConfigError(f"column sums are taken of one sequence at a time, not of {query_BHRD.shape[0]}.")
-        sums_T = column_sums(query_BHRD[0], key_BGTD[0], scale, block_rows=self.block_rows, window=window)
+        sums_T = column_sums(
+            query_BHRD[0], key_BGTD[0], scale, block_rows=self.block_rows, window=window, log_sums_HR=log_sums_HR
+        )
         before = self.sums.get(layer)
         if before is not None:
             sums_T = sums_T + functional.pad(before, (0, len(sums_T) - len(before)))
@@ -89,7 +101,13 @@ class ColumnSums:
 
 
 def column_sums(
-    query_HRD: Tensor, key_GTD: Tensor, scale: float, *, block_rows: int = _BLOCK_ROWS, window: int | None = None
+    query_HRD: Tensor,
+    key_GTD: Tensor,
+    scale: float,
+    *,
+    block_rows: int = _BLOCK_ROWS,
+    window: int | None = None,
+    log_sums_HR: Tensor | None = None,
 ) -> Tensor:
     """Sum over heads and rows of the causal attention matrix, without the matrix.
 
@@ -99,6 +117,8 @@ def column_sums(
         scale: factor of the logits.
         block_rows: rows at once.
         window: how many keys, its own included, a row sees; None: all before it.
+        log_sums_HR: log of the sum of exp(logit) of each row, if known (fused kernels have it, see `causal_attention`). Then one
+            pass over tiles of the matrix is enough, each small enough to stay in a CPU's cache.
 
     Returns:
         (T,), float32. Its total is H * R.
@@ -106,28 +126,53 @@ def column_sums(
     num_heads, num_rows, dim = query_HRD.shape
     num_groups, num_keys, _ = key_GTD.shape
     offset = num_keys - num_rows
-    sums_T = torch.zeros(num_keys, dtype=torch.float32, device=query_HRD.device)
     per_group = num_heads // num_groups
-    keys_GDT = key_GTD.float().transpose(1, 2)
-    for start in range(0, num_rows, block_rows):
-        stop = min(start + block_rows, num_rows)
-        first = 0 if window is None else max(0, offset + start - window + 1)
-        seen = keys_GDT[:, :, first : offset + stop]  # later keys are masked for every row of the block
-        rows_GXD = (query_HRD[:, start:stop].float() * scale).reshape(num_groups, per_group * (stop - start), dim)
-        logits = torch.bmm(rows_GXD, seen).view(num_groups * per_group, stop - start, -1)
-        position_R = torch.arange(offset + start, offset + stop, device=seen.device)[:, None]
-        if window is None:
-            # Only the keys of the block itself can lie after one of its rows.
-            corner = logits[:, :, offset + start - first :]
-            corner.masked_fill_(position_R < position_R.T, -torch.inf)
-        else:
-            key_T = torch.arange(first, offset + stop, device=seen.device)[None]
-            logits.masked_fill_((key_T > position_R) | (key_T <= position_R - window), -torch.inf)
-        # Row by row 1 / sum of exp is a weight, so the sum over rows is one matrix product instead of a division of the block.
-        logits.sub_(logits.amax(-1, keepdim=True)).exp_()
-        weight_X1R = logits.sum(-1).reciprocal_().unsqueeze(1)
-        sums_T[first : offset + stop] += torch.bmm(weight_X1R, logits).sum((0, 1))
+    device = query_HRD.device
+    sums_T = torch.zeros(num_keys, dtype=torch.float32, device=device)
+    # A GPU wants few large products; a CPU one group's at a time.
+    groups_at_once = 1 if device.type == "cpu" else num_groups
+    tile_keys = num_keys
+    if log_sums_HR is not None and device.type == "cpu":
+        tile_keys = max(64, _TILE_NUMBERS // (per_group * min(block_rows, num_rows)))
+    for group in range(0, num_groups, groups_at_once):
+        keys_GDT = key_GTD[group : group + groups_at_once].float().transpose(1, 2)
+        own_HRD = query_HRD[group * per_group : (group + groups_at_once) * per_group]
+        for start in range(0, num_rows, block_rows):
+            stop = min(start + block_rows, num_rows)
+            first = 0 if window is None else max(0, offset + start - window + 1)
+            end = offset + stop  # later keys are masked for every row of the block
+            rows_GXD = (own_HRD[:, start:stop].float() * scale).reshape(groups_at_once, -1, dim)
+            log_X1 = None
+            if log_sums_HR is not None:
+                log_X1 = log_sums_HR[group * per_group : (group + groups_at_once) * per_group, start:stop]
+                log_X1 = log_X1.reshape(groups_at_once, -1, 1)
+            for left in range(first, end, tile_keys):
+                right = min(left + tile_keys, end)
+                logits = torch.bmm(rows_GXD, keys_GDT[:, :, left:right])
+                position_R = torch.arange(offset + start, offset + stop, device=device)[:, None]
+                key_T = torch.arange(left, right, device=device)[None]
+                if right - 1 > offset + start or (window is not None and left <= offset + stop - 1 - window):
+                    hidden = key_T > position_R
+                    if window is not None:
+                        hidden |= key_T <= position_R - window
+                    logits.view(-1, stop - start, right - left).masked_fill_(hidden, -torch.inf)
+                if log_X1 is None:  # the tile is as wide as its rows
+                    logits.sub_(logits.logsumexp(-1, keepdim=True))
+                else:
+                    logits.sub_(log_X1)
+                sums_T[left:right] += logits.exp_().sum((0, 1))
     return sums_T
+
+
+def causal_attention(query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Causal attention on the CPU with what its softmax divided by: output (B, H, T, D), log of the sums of exp (B, H, T).
+
+    This is the kernel that SDPA uses there; only the second result is thrown away on that way.
+    """
+    output, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query_BHTD, key_BGTD, value_BGTD, 0.0, True, scale=scale
+    )
+    return output, log_sums
 
 
 @dataclasses.dataclass(eq=False)
@@ -195,6 +240,10 @@ class LayerSteering:
             query = query * self.query_scale_H.to(query)[None, :, None, None]
         if self.collector is not None:
             window = options.get("sliding_window")
+            if self._is_plain_prefill(query, key, value, mask):
+                output, log_sums = causal_attention(query, key, value, scale)
+                self.collector.add(module.layer_idx, query, key, scale, window, log_sums[0])
+                return output.transpose(1, 2).contiguous(), None
             self.collector.add(module.layer_idx, query, key, scale, window)
         if key.shape[-1] != query.shape[-1]:
             return self._through_stored_channel(module, query, key, value, mask, options)
@@ -208,6 +257,11 @@ class LayerSteering:
         if self.route == "channel" or (self.route == "auto" and query.shape[2] > 1):
             return self._through_channel(module, query, key, value, mask, options)
         return self._through_bias(module, query, key, value, mask, options)
+
+    def _is_plain_prefill(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+        """Whether a layer that is read attends as `causal_attention` does."""
+        is_square = query.shape[2:] == key.shape[2:] == value.shape[2:]
+        return is_square and mask is None and not self.is_steered and query.device.type == "cpu"
 
     def _through_bias(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]

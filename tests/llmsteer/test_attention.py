@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from common.errors import ConfigError
+from llmsteer import attention
 from llmsteer.attention import (
     ColumnSums,
     LayerSteering,
@@ -258,6 +259,23 @@ def test_column_sums_equal_the_whole_matrix(block_rows, window, num_groups, num_
     got = column_sums(query, key, 0.35, block_rows=block_rows, window=window)
     same(got, want)
     assert float(got.sum()) == pytest.approx(4 * num_rows, rel=1e-5)
+
+
+@pytest.mark.parametrize("block_rows", [7, 64, 500])
+@pytest.mark.parametrize("num_groups", [1, 2, 4])
+def test_column_sums_in_tiles_with_the_kernels_log_sums(block_rows, num_groups, monkeypatch):
+    monkeypatch.setattr(attention, "_TILE_NUMBERS", 1)  # tiles of the least width: 64 keys, three of them here
+    generator = torch.Generator().manual_seed(2)
+    query = torch.randn(1, 4, 150, 8, generator=generator) * 3
+    key, value = torch.randn(2, 1, num_groups, 150, 8, generator=generator)
+    keys, values = (t.repeat_interleave(4 // num_groups, 1) for t in (key, value))
+    seen = torch.ones(150, 150, dtype=torch.bool).tril()
+    logits = (query @ keys.transpose(2, 3) * 0.35).masked_fill(~seen, -torch.inf)
+    output, log_sums = attention.causal_attention(query, key, value, 0.35)
+    same(output, logits.softmax(-1) @ values)
+    same(log_sums, logits.logsumexp(-1))
+    got = column_sums(query[0], key[0], 0.35, block_rows=block_rows, log_sums_HR=log_sums[0])
+    same(got, logits.softmax(-1).sum((0, 1, 2)))
 
 
 @pytest.mark.parametrize("name", MODELS)
