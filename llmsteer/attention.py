@@ -8,7 +8,7 @@ weight matrix M on the attention matrix A). That makes four exact routes:
     channel   (C) one more channel in queries and keys, no mask                 fused causal kernels; may be stored in the cache
     (D) copies of cached entries: `duplicate_entries`                           whole alpha, online only, any engine
     eager     multiply and renormalise as written, in blocks of rows            the reference; also without renormalising
-    auto      channel for many rows, bias for a single one
+    auto      whichever copies fewer numbers: bias for few rows on a cached context, channel for many
 
 Shape legend: B batch, H query heads, G key/value heads, R query rows, T keys, D head dimension, S selected tokens, L layers.
 """
@@ -36,6 +36,7 @@ CHANNEL_DIMS = 8
 """Width of the extra channel with its padding: fused kernels want head sizes in steps of 8."""
 _SLOT = "_llmsteer_layer"
 _BLOCK_ROWS = 256
+_SPARE_KEYS = 256
 _TILE_NUMBERS = 2**18
 """Logits in hand at once where a pass goes tile by tile: 1 MiB, half of a usual second-level cache."""
 
@@ -197,6 +198,7 @@ class LayerSteering:
     route: str = "auto"
     collector: ColumnSums | None = None
     _row_cache: tuple[Any, Tensor] | None = dataclasses.field(default=None, repr=False)
+    _bias_cache: tuple[Any, Tensor] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.route not in ROUTES:
@@ -211,23 +213,28 @@ class LayerSteering:
         pads_B = self.session.pads_B
         # Which token the first key belongs to; buffers of a fixed size are longer than what they hold.
         first = max(0, (self.session.num_tokens or 0) - num_keys)
-        key = (num_keys, first, device, None if pads_B is None else tuple(pads_B.tolist()))
-        if self._row_cache is not None and self._row_cache[0] == key:
-            return self._row_cache[1]
-        offsets = torch.zeros(1, dtype=torch.int64) if pads_B is None else pads_B.cpu()
-        rows_BT = torch.zeros(len(offsets), num_keys)
-        for row_T, offset in zip(rows_BT, offsets.tolist(), strict=True):
-            places = self.keys_S.cpu() + offset - first
-            row_T[places[(places >= 0) & (places < num_keys)]] = 1.0
-        rows_BT = rows_BT.to(device)
-        self._row_cache = (key, rows_BT)
-        return rows_BT
+        key = (first, device, None if pads_B is None else tuple(pads_B.tolist()))
+        if self._row_cache is None or self._row_cache[0] != key or self._row_cache[1].shape[1] < num_keys:
+            offsets = torch.zeros(1, dtype=torch.int64) if pads_B is None else pads_B.cpu()
+            # Some more than asked for: while an answer grows, the same rows serve.
+            rows_BT = torch.zeros(len(offsets), num_keys + _SPARE_KEYS)
+            for row_T, offset in zip(rows_BT, offsets.tolist(), strict=True):
+                places = self.keys_S.cpu() + offset - first
+                row_T[places[(places >= 0) & (places < len(row_T))]] = 1.0
+            self._row_cache = (key, rows_BT.to(device))
+            self._bias_cache = None
+        return self._row_cache[1][:, :num_keys]
 
     def bias(self, num_keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """log(alpha) where a head's logit is raised, (B or 1, H, 1, T)."""
         assert self.log_gain_H is not None
-        rows_BT = self.indicator(num_keys, device)
-        return (rows_BT[:, None, None, :] * self.log_gain_H.to(device)[None, :, None, None]).to(dtype)
+        self.indicator(num_keys, device)
+        assert self._row_cache is not None
+        if self._bias_cache is None or self._bias_cache[0] != dtype:
+            rows_BT = self._row_cache[1]
+            bias = rows_BT[:, None, None, :] * self.log_gain_H.to(device)[None, :, None, None]
+            self._bias_cache = (dtype, bias.to(dtype))
+        return self._bias_cache[1][..., :num_keys]
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
@@ -248,13 +255,14 @@ class LayerSteering:
         if key.shape[-1] != query.shape[-1]:
             return self._through_stored_channel(module, query, key, value, mask, options)
         if not self.is_steered:
-            return sdpa_attention_forward(module, query, key, value, mask, **options)
+            return plain_attention(module, query, key, value, mask, **options)
         if mask is None and query.shape[2] > 1 and key.shape[2] > query.shape[2]:
             # An empty cache of fixed size: the keys behind the rows hold nothing yet.
             key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
         if self.route == "eager" or not self.renormalise:
             return self._multiplied(module, query, key, value, mask, scale)
-        if self.route == "channel" or (self.route == "auto" and query.shape[2] > 1):
+        copies_less = 2 * key.shape[1] * (key.shape[3] + CHANNEL_DIMS) < query.shape[1] * query.shape[2]
+        if self.route == "channel" or (self.route == "auto" and (copies_less or (mask is None and query.shape[2] > 1))):
             return self._through_channel(module, query, key, value, mask, options)
         return self._through_bias(module, query, key, value, mask, options)
 
@@ -268,8 +276,8 @@ class LayerSteering:
     ) -> tuple[Tensor, None]:
         num_rows, num_keys = query.shape[2], key.shape[2]
         bias = self.bias(num_keys, query.dtype, query.device)
-        if num_rows == 1:
-            return sdpa_attention_forward(module, query, key, value, mask, position_bias=bias, **options)
+        if num_rows == 1 and mask is None:
+            return plain_attention(module, query, key, value, bias, **options)
         outputs = []
         # In blocks: a float mask of all rows for each head would take H x T x T numbers.
         for start in range(0, num_rows, _BLOCK_ROWS):
@@ -280,17 +288,16 @@ class LayerSteering:
                 if mask is None
                 else mask[:, :, start:stop]
             )
-            output, _ = sdpa_attention_forward(
+            output, _ = plain_attention(
                 module,
                 query[:, :, start:stop],
                 key[:, :, :last],
                 value[:, :, :last],
-                block_mask,
-                position_bias=bias[..., :last],
+                _added(bias[..., :last], block_mask),
                 **options,
             )
             outputs.append(output)
-        return torch.cat(outputs, dim=1), None
+        return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], None
 
     def _through_channel(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: dict[str, Any]
@@ -307,7 +314,7 @@ class LayerSteering:
         extra = functional.pad(query, (0, CHANNEL_DIMS))
         if self.log_gain_H is not None:
             extra[..., dim] = self.log_gain_H.to(query)[None, :, None]
-        output, _ = sdpa_attention_forward(module, extra, key, value, mask, **options)
+        output, _ = plain_attention(module, extra, key, value, mask, **options)
         return output[..., :dim].contiguous(), None
 
     def _multiplied(
@@ -356,19 +363,45 @@ def _causal(start: int, stop: int, num_keys: int, offset: int, device: torch.dev
     return (rows[:, None] >= torch.arange(num_keys, device=device)[None])[None, None]
 
 
+def _added(bias: Tensor, mask: Tensor) -> Tensor:
+    """A bias where a mask (boolean or additive) lets through."""
+    if mask.dtype == torch.bool:
+        return torch.where(mask, bias, torch.finfo(bias.dtype).min)
+    return bias + mask
+
+
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     return logits + mask
 
 
+def plain_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' own SDPA; but where it would copy every key and value once per query head, on a CPU under a mask, grouped
+    heads are handed to the kernel as they are. For steered and unsteered layers alike."""
+    if mask is None or query.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+    output = functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=options.get("dropout", 0.0),
+        scale=options.get("scaling"),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2).contiguous(), None
+
+
 def attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """The registered attention function: transformers' own SDPA, unless the layer is steered or read."""
+    """The registered attention function: `plain_attention`, unless the layer is steered or read."""
     layer: LayerSteering | None = getattr(module, _SLOT, None)
     if layer is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return plain_attention(module, query, key, value, attention_mask, **options)
     return layer.attend(module, query, key, value, attention_mask, **options)
 
 

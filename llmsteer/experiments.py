@@ -15,7 +15,7 @@ from common.experiment import Run
 from common.results import ItemRows, Row
 from common.timing import measure_interleaved
 from llmsteer.api import EXPERIMENTS, Context, SteeringPlan, TokenQuery
-from llmsteer.attention import LayerSteering, Session, add_key_channel, column_sums, gains
+from llmsteer.attention import LayerSteering, Session, add_key_channel, causal_attention, column_sums, gains
 from llmsteer.engine import Engine
 from llmsteer.harness import (
     Bench,
@@ -447,6 +447,8 @@ class Kernels:
             )
             plain_attention: Any = sdpa_attention_forward
             arguments: tuple[Any, ...] = (module, query, key_states, values, None)
+            # A reading has these from the kernel that attends; column_sums is what it adds to that.
+            log_sums = causal_attention(query, key_states, values, scale)[1][0] if device == "cpu" else None
             runs: dict[str, Any] = {
                 "none": functools.partial(plain_attention, *arguments, scaling=scale),
                 "bias": functools.partial(layer(route="bias").attend, *arguments, scaling=scale),
@@ -461,7 +463,7 @@ class Kernels:
                     None,
                     scaling=scale,
                 ),
-                "column_sums": functools.partial(column_sums, query[0], key_states[0], scale),
+                "column_sums": functools.partial(column_sums, query[0], key_states[0], scale, log_sums_HR=log_sums),
             }
             if count <= self.eager_up_to:
                 runs["eager"] = functools.partial(layer(route="eager").attend, *arguments, scaling=scale)
