@@ -15,7 +15,7 @@ from cacheblend.api import EXPERIMENTS, METHODS, WORKLOADS, Request
 from cacheblend.attention import RowAttention, probabilities
 from cacheblend.blend import BlendPlan
 from cacheblend.engine import Engine
-from cacheblend.harness import Variant, engine_for, judged_rows, requests_of, run_methods, with_ratio
+from cacheblend.harness import Variant, engine_for, judged_rows, requests_of, run_batch, run_methods, with_ratio
 from cacheblend.selection import FirstOfChunk, HighKVDeviation, deviation
 from common.errors import ConfigError
 from common.experiment import Run
@@ -547,43 +547,58 @@ def prefill_flops(engine: Engine, rows_per_layer: Sequence[int], request: Reques
 @EXPERIMENTS.add("sensitivity")
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """Time to first token against the number and the length of the chunks (CacheBlend, Fig. 15).
-
-    The paper's third panel, batches of requests, is left out: requests run one at a time here.
+    """Time to first token against the number and the length of the chunks and the size of a batch (CacheBlend, Fig. 15).
 
     Attributes:
         num_chunks: numbers of chunks, at the middle one of `chunk_tokens`.
         chunk_tokens: lengths of chunks, at the middle one of `num_chunks`.
-        repeats, warmup: rounds per request.
+        batches: numbers of requests that arrive together, each at the middle number and length of chunks.
+        repeats, warmup: rounds per request or batch.
     """
 
     num_chunks: tuple[int, ...] = (3, 6, 9, 12)
     chunk_tokens: tuple[int, ...] = (300, 600, 900)
+    batches: tuple[int, ...] = (2, 6, 10)
     repeats: int = 3
     warmup: int = 1
 
+    def __post_init__(self) -> None:
+        for name in ("num_chunks", "chunk_tokens", "batches"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise ConfigError(f"{name}={list(getattr(self, name))}: all must be at least 1.")
+        if not self.num_chunks or not self.chunk_tokens:
+            raise ConfigError("num_chunks and chunk_tokens of sensitivity need a value each; batches may be empty.")
+
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per point, request and method: ttft, recomputed_share; factors `num_chunks`, `chunk_tokens`, and `panel`, which is
-        "chunks" or "length"."""
+        """Per point, request or batch, and method: ttft, recomputed_share; of a batch also throughput (req/s).
+
+        Factors: `num_chunks`, `chunk_tokens`, `batch` (1 outside its panel), and `panel`: "chunks", "length" or "batch". ttft of
+        a batch is the mean over its requests, from the arrival of all of them to the first token of each; throughput is their
+        number over the time until the last first token.
+        """
         engine = engine_for(run)
-        # DEVIATION cacheblend-7: no panel over batch sizes; the engine runs one request at a time.
         middle_chunks = self.num_chunks[len(self.num_chunks) // 2 - 1 if len(self.num_chunks) > 1 else 0]
         middle_tokens = self.chunk_tokens[len(self.chunk_tokens) // 2]
-        points = [("chunks", count, middle_tokens) for count in self.num_chunks]
-        points += [("length", middle_chunks, tokens) for tokens in self.chunk_tokens]
+        points = [("chunks", count, middle_tokens, 1) for count in self.num_chunks]
+        points += [("length", middle_chunks, tokens, 1) for tokens in self.chunk_tokens]
+        points += [("batch", middle_chunks, middle_tokens, batch) for batch in self.batches]
         pairs = []
-        for panel, count, tokens in points:
+        for panel, count, tokens, batch in points:
             workload = WORKLOADS.create("random_tokens", num_chunks=count, chunk_tokens=tokens)
-            factors = {"panel": panel, "num_chunks": count, "chunk_tokens": tokens}
-            for key, request in requests_of(run, engine, workload):
-                pairs.append((f"{panel}-{count:02d}x{tokens:04d}-{key}", (factors, request)))
-        for key, (factors, request) in run.todo(pairs):
+            factors = {"panel": panel, "num_chunks": count, "chunk_tokens": tokens, "batch": batch}
+            drawn = requests_of(dataclasses.replace(run, num_items=run.num_items * batch), engine, workload)
+            where = f"{batch:02d}" if panel == "batch" else f"{count:02d}x{tokens:04d}"
+            for index in range(run.num_items):
+                requests = tuple(request for _, request in drawn[index * batch : (index + 1) * batch])
+                pairs.append((f"{panel}-{where}-{drawn[index][0]}", (factors, requests)))
+        for key, (factors, requests) in run.todo(pairs):
             # A store of its own per point: the chunks of all points together would not fit into memory on a small machine.
-            engine_here = engine_for(run)
-            outcomes = run_methods(engine_here, request, run.methods, warmup=self.warmup, repeats=self.repeats)
+            own = engine_for(run)
             rows = []
+            outcomes = run_batch(own, requests, run.methods, warmup=self.warmup, repeats=self.repeats)
             for name, outcome in outcomes.items():
-                rows.append(Row("ttft", float(np.median(outcome.ttft_s)), "s", "measured", name, factors))
-                share = outcome.tokens_computed / (request.num_tokens + len(engine.bos))
-                rows.append(Row("recomputed_share", share, "1", "measured", name, factors))
+                rows.append(Row("ttft", outcome.mean_ttft_s, "s", "measured", name, factors))
+                rows.append(Row("recomputed_share", outcome.recomputed_share, "1", "measured", name, factors))
+                if factors["panel"] == "batch":
+                    rows.append(Row("throughput", outcome.throughput_rps, "req/s", "measured", name, factors))
             yield ItemRows(key, rows)

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from common.metrics import metric
 from common.models import prompt_format
 from common.models.loading import LoadedModel, ModelSpec, load
 from common.results import Row
-from common.timing import measure_interleaved
+from common.timing import Stopwatch, measure_interleaved
 
 KL_TOKENS = 8
 """Distances to full prefill are averaged over at most so many answer tokens."""
@@ -166,6 +167,65 @@ def run_methods(
         for name, timing in timings.items():
             outcomes[name] = Outcome(timing.seconds, timing.result, work[name])
     return {name: outcomes[name] for name in methods}
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOutcome:
+    """What one method did with requests that arrived together; medians of the repeats.
+
+    Attributes:
+        mean_ttft_s: mean over the requests of the time from their common arrival to the first token of each.
+        throughput_rps: requests over the time until the last first token.
+        recomputed_share: tokens run through the model over tokens of the prompts.
+    """
+
+    mean_ttft_s: float
+    throughput_rps: float
+    recomputed_share: float
+
+
+def run_batch(
+    engine: Engine, requests: Sequence[Request], methods: Mapping[str, Any], *, warmup: int = 1, repeats: int = 3
+) -> dict[str, BatchOutcome]:
+    """Run every method on requests that arrive together, interleaved and in rotating order; the chunk caches are made first.
+
+    Args:
+        requests: of the batch; one is a batch of its own.
+        warmup, repeats: rounds.
+
+    Raises:
+        ConfigError: a method that needs the full prefill has no time to first token.
+    """
+    for name, method in methods.items():
+        if getattr(method, "needs_truth", False):
+            raise ConfigError(
+                f"method {name!r} needs the full prefill, so it has no time to first token; leave it out."
+            )
+    for request in requests:
+        engine.precompute(request)
+    prompt_tokens = sum(request.num_tokens + len(engine.bos) for request in requests)
+    device = str(engine.transformer.device)
+    ends_s: dict[str, list[list[float]]] = {name: [] for name in methods}
+    shares: dict[str, float] = {}
+
+    def serve(name: str) -> None:
+        before, watch = engine.tokens_computed, Stopwatch(device)
+        # DEVIATION cacheblend-7: a batch is prefilled request after request, in order of arrival, not in packed products.
+        for index, request in enumerate(requests):
+            watch("request", index)
+            methods[name].prefill(request, engine)
+        watch("end", len(requests))
+        ends_s[name].append([end_s for _, _, _, end_s in watch.spans])
+        shares[name] = (engine.tokens_computed - before) / prompt_tokens
+
+    runs = {name: functools.partial(serve, name) for name in methods}
+    measure_interleaved(runs, warmup=warmup, repeats=repeats, device=device)
+    outcomes = {}
+    for name, rounds in ends_s.items():
+        timed = np.array(rounds[warmup:])  # (repeats, requests)
+        rate_rps = float(np.median(len(requests) / timed[:, -1]))
+        outcomes[name] = BatchOutcome(float(np.median(timed.mean(1))), rate_rps, shares[name])
+    return outcomes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -405,36 +405,51 @@ def speed_vs_ratio(results: Results) -> Drawing:
 
 @figure("cacheblend", "sensitivity", experiment="sensitivity", paper_ref="Fig. 15")
 def sensitivity(results: Results) -> Drawing:
-    """TTFT against the number and the length of the chunks."""
-    need(results, "ttft")
+    """TTFT against the number and the length of the chunks and the size of a batch, and a batch's throughput."""
+    metrics = need(results, "ttft", "throughput")
     styles, columns = styles_of(results), list(panels_of(results))
     sweeps = (
-        ("chunks", "num_chunks", "chunk_tokens", "chunks of {} tokens"),
-        ("length", "chunk_tokens", "num_chunks", "tokens per chunk, {} chunks"),
+        ("chunks", "ttft", "num_chunks", "chunks of {chunk_tokens} tokens"),
+        ("length", "ttft", "chunk_tokens", "tokens per chunk, {num_chunks} chunks"),
+        ("batch", "ttft", "batch", "requests that arrive together,\n{num_chunks} chunks of {chunk_tokens} tokens"),
+        (
+            "batch",
+            "throughput",
+            "batch",
+            "requests that arrive together,\n{num_chunks} chunks of {chunk_tokens} tokens",
+        ),
     )
-    fig, grid = panels(len(columns), 2)
+    fig, grid = panels(len(columns), len(sweeps))
     plotted = []
     for row, (title, own) in enumerate(columns):
-        for axes, (panel, factor, fixed, xlabel) in zip(grid[row], sweeps, strict=True):
-            keep = ["series", f"factor.{factor}", f"factor.{fixed}"]
-            rows = own.select(keep=keep, metric="ttft", **{"factor.panel": panel})
+        for axes, (panel, metric, factor, xlabel) in zip(grid[row], sweeps, strict=True):
+            varied = [f"factor.{name}" for name in ("num_chunks", "chunk_tokens", "batch")]
+            rows = own.select(keep=["series", *varied], metric=metric, **{"factor.panel": panel})
             if rows.empty:
                 axes.set_axis_off()
                 continue
-            held = "; ".join(f"{value:g}" for value in sorted(rows[f"factor.{fixed}"].unique()))
+            held = {
+                name: "; ".join(f"{value:g}" for value in sorted(rows[f"factor.{name}"].unique()))
+                for name in ("num_chunks", "chunk_tokens")
+            }
             points = summarise(rows, ["series", f"factor.{factor}"], "median").rename(
                 columns={f"factor.{factor}": factor}
             )
             lines(axes, points, styles, factor)
             axes.set_title(f"{title.partition(chr(10))[0]}\n{sample_per_point(rows, factor)}")
-            axes.set_xlabel(xlabel.format(held))
-            axes.set_ylabel(LABELS["ttft"])
+            axes.set_xlabel(xlabel.format(**held))
+            axes.set_ylabel(LABELS["ttft"] if metric == "ttft" else "requests per second")
             axes.set_ylim(bottom=0)
-            plotted.append(titled_points(points.assign(sweep=panel), title))
+            plotted.append(titled_points(points.assign(sweep=panel, metric=metric), title))
     legend(fig)
-    text = f"Medians. {INTERVALS} The paper's third panel, batches of requests, is left out: requests run one at a time here."
-    used = rows_used(results, ["ttft"])
-    return Drawing(fig, pd.concat(plotted, ignore_index=True), used, "TTFT against number and length of chunks", text)
+    text = (
+        f"Medians. {INTERVALS} TTFT of a batch: mean over its requests, each from the arrival of all to its own first token; the "
+        "engine prefills them one after another. Requests per second: until the last first token."
+    )
+    used = rows_used(results, metrics)
+    return Drawing(
+        fig, pd.concat(plotted, ignore_index=True), used, "TTFT against chunks, their length, and batches", text
+    )
 
 
 # Registers the figures of storage and scheduling, after those above: figures are listed in the order of their definition.

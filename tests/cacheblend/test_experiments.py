@@ -13,7 +13,8 @@ from cacheblend.api import EXPERIMENTS, METHODS, PAPER, WORKLOADS, Prefill, Requ
 from cacheblend.contract import check_method, check_workload
 from cacheblend.engine import Engine
 from cacheblend.experiments import prefill_flops
-from cacheblend.harness import Judge, encode, mean_kl, run_methods
+from cacheblend.harness import Judge, encode, mean_kl, run_batch, run_methods
+from common import timing
 from common.data.items import QAItem
 from common.errors import ConfigError
 from common.experiment import Run
@@ -210,10 +211,34 @@ def test_sensitivity(run_of) -> None:
         workload=None,
         num_chunks=(2, 3),
         chunk_tokens=(20, 40),
+        batches=(2, 3),
         repeats=1,
+        warmup=0,
     )
-    points = {(row.factors["panel"], row.factors["num_chunks"], row.factors["chunk_tokens"]) for row in rows}
-    assert points == {("chunks", 2, 40), ("chunks", 3, 40), ("length", 2, 20), ("length", 2, 40)}
+    points = {tuple(row.factors[name] for name in ("panel", "num_chunks", "chunk_tokens", "batch")) for row in rows}
+    singles = {("chunks", 2, 40, 1), ("chunks", 3, 40, 1), ("length", 2, 20, 1), ("length", 2, 40, 1)}
+    assert points == singles | {("batch", 2, 40, 2), ("batch", 2, 40, 3)}
+    assert {row.factors["panel"] for row in rows if row.metric == "throughput"} == {"batch"}
+    shares = {row.value for row in rows if row.metric == "recomputed_share" and row.method == "full_recompute"}
+    assert shares == {1.0}
+
+
+def test_a_batch_waits_for_those_before_it(models) -> None:
+    class Slow:
+        def prefill(self, request: Request, engine: Engine) -> Prefill:
+            clock["now"] += 1.0 if request.question == (5,) else 3.0
+            return Prefill(engine.compute(request.question), 1)
+
+    clock = {"now": 0.0}
+    engine = Engine(models("llama"))
+    requests = [Request((), (5,)), Request((), (6,)), Request((), (5,))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing.time, "perf_counter", lambda: clock["now"])
+        outcome = run_batch(engine, requests, {"slow": Slow()}, warmup=1, repeats=2)["slow"]
+    assert outcome.mean_ttft_s == pytest.approx((1 + 4 + 5) / 3)
+    assert outcome.throughput_rps == pytest.approx(3 / 5)
+    with pytest.raises(ConfigError, match="oracle"):
+        run_batch(engine, requests, {"oracle": METHODS.create("oracle")})
 
 
 def test_the_judge_by_hand(reader) -> None:

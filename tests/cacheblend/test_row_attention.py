@@ -61,3 +61,23 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert found.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
     assert torch.allclose(found.double(), plain(query, key, value, allowed, 0.5), atol=tolerance)
+
+
+@pytest.mark.parametrize(("first", "keys"), [(1, 40), (16, 40), (17, 40), (39, 40), (300, 1100)])
+def test_rows_behind_an_exact_prefix(first: int, keys: int) -> None:
+    # Up to 16 of 40 keys the causal kernel gets empty rows in front; from 17 on (6 * 17^2 > 40^2) rows go in blocks.
+    rows = torch.arange(first, keys)
+    query, key, value = tensors(len(rows), keys)
+    attend = RowAttention(rows, rows, torch.float64, torch.device("cpu"))
+    allowed = torch.arange(keys)[None] <= rows[:, None]
+    assert torch.allclose(attend(query, key, value, 0.5), plain(query, key, value, allowed, 0.5), atol=1e-12)
+    assert [block.padding for block in attend._blocks] == [first if first != 17 and first != 39 else 0]
+
+
+def test_many_keys_are_cut_into_smaller_blocks() -> None:
+    rows = torch.arange(0, 1200, 15)
+    query, key, value = tensors(len(rows), 1200)
+    attend = RowAttention(rows, rows, torch.float64, torch.device("cpu"))
+    assert len(attend._blocks) == 3  # 32 rows each
+    allowed = torch.arange(1200)[None] <= rows[:, None]
+    assert torch.allclose(attend(query, key, value, 0.5), plain(query, key, value, allowed, 0.5), atol=1e-12)

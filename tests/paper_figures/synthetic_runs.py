@@ -1,6 +1,6 @@
 """Synthetic runs, written through the real RunWriter, for tests of drawing and judging. Never stored as results."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -224,23 +224,20 @@ def write_all_cacheblend(root: Path, scale: str = "cpu") -> None:
         return rows
 
     write("speed_vs_ratio", speed, 5, **long)
-    points = [("chunks", count, 600) for count in (3, 6, 9)] + [("length", 6, tokens) for tokens in (300, 600, 900)]
-    write_run(
-        root,
-        "sensitivity",
-        {
-            f"{panel}-{count:02d}x{tokens:04d}-{item:04d}": [
-                measured(
-                    "ttft", base * count * tokens / 1000, name, "s", panel=panel, num_chunks=count, chunk_tokens=tokens
-                )
-                for name, base in (("full_recompute", 1.0), ("cacheblend", 0.3))
-            ]
-            for panel, count, tokens in points
-            for item in range(5)
-        },
-        scale=scale,
-        **long | {"workload": ""},
-    )
+    points = [("chunks", count, 600, 1) for count in (3, 6, 9)]
+    points += [("length", 6, tokens, 1) for tokens in (300, 600, 900)]
+    points += [("batch", 3, 600, batch) for batch in (2, 6, 10)]
+
+    def sized(panel: str, count: int, tokens: int, batch: int) -> Iterator[Row]:
+        factors = {"panel": panel, "num_chunks": count, "chunk_tokens": tokens, "batch": batch}
+        for name, base in (("full_recompute", 1.0), ("cacheblend", 0.3)):
+            seconds = base * count * tokens / 1000
+            yield measured("ttft", seconds * (batch + 1) / 2, name, "s", **factors)
+            if panel == "batch":
+                yield Row("throughput", batch / (seconds * batch), "req/s", "measured", name, factors)
+
+    items = {f"{point[0]}-{point[1:]}-{item:04d}": list(sized(*point)) for point in points for item in range(5)}
+    write_run(root, "sensitivity", items, scale=scale, **long | {"workload": ""})
 
 
 def write_all_cacheblend_storage(root: Path, scale: str = "cpu") -> None:

@@ -91,10 +91,13 @@ def test_measured_and_modelled_speed_are_labelled(drawn):
     }
 
 
-def test_the_two_sweeps_of_sensitivity_are_apart(drawn):
+def test_the_sweeps_of_sensitivity_are_apart(drawn):
     report, _ = drawn
     own = points(report, "sensitivity")
-    assert own.groupby("sweep").size().to_dict() == {"chunks": 6, "length": 6}
+    sizes = own.groupby(["sweep", "metric"]).size().to_dict()
+    assert sizes == {("chunks", "ttft"): 6, ("length", "ttft"): 6, ("batch", "ttft"): 6, ("batch", "throughput"): 6}
+    throughput = own[(own["metric"] == "throughput") & (own["batch"] == 2)].set_index("series")["value"]
+    assert throughput["full recompute"] == pytest.approx(2 / 3.6)
     assert (own["num_rows"] == 5).all()
 
 
