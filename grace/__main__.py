@@ -199,6 +199,13 @@ def _clip(options: argparse.Namespace, num_frames: int) -> Any:
     if options.video is None:
         return next(iter(Procedural(options.size, options.size, 40).items(for_component(options.seed, "clip"), 1)))
     loaded = load_clip(options.video, 0, min(num_frames, 100))
+    if len(loaded) < 2:
+        raise DataUnavailable(f"{options.video} holds {len(loaded)} frame; a call needs a video of at least 2.")
+    most = min(loaded.height, loaded.width)
+    if options.size > most:
+        raise ConfigError(
+            f"--size {options.size} is more than {options.video} has ({loaded.width}x{loaded.height}); give at most {most}."
+        )
     frames = np.stack([fitted(frame, options.size, options.size) for frame in loaded.frames])
     return Clip(frames, FPS, options.video.stem)
 
@@ -284,15 +291,15 @@ def _encode(options: argparse.Namespace) -> None:
     from common.results import write_atomically
     from grace.api import StreamInfo
     from grace.methods import Grace
-    from grace.networks import NUM_LEVELS
+    from grace.networks import LOWEST_LEVEL, NUM_LEVELS
     from grace.neural import NeuralSender
 
     if options.output.exists() and options.video.exists() and options.output.samefile(options.video):
         raise ConfigError(f"{options.output} is the video that is read; name another file to write.")
     if not 1 <= options.packets <= 64 or options.frames < 2:
         raise ConfigError(f"--packets {options.packets} must lie in 1..64 and --frames {options.frames} be at least 2.")
-    if not 0 <= options.level < NUM_LEVELS:
-        raise ConfigError(f"--level {options.level} must lie in 0 (smallest)..{NUM_LEVELS - 1}.")
+    if not LOWEST_LEVEL <= options.level < NUM_LEVELS:
+        raise ConfigError(f"--level {options.level} must lie in {LOWEST_LEVEL} (smallest)..{NUM_LEVELS - 1}.")
     clip = load_clip(options.video, 0, options.frames, height=options.height)
     sender = Grace().sender(StreamInfo(clip.height, clip.width, clip.fps))
     assert isinstance(sender, NeuralSender)

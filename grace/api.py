@@ -46,6 +46,10 @@ Image = NDArray[np.uint8]
 WIRE_HEADER_BYTES = 40
 """What every packet costs beyond its own bytes: IPv4 20, UDP 8, RTP 12."""
 
+FEWEST_PACKETS = 2
+LEAST_PACKET_BYTES = 160
+"""Frames that would have smaller packets than this, on the wire, have fewer of them: half of such a packet is headers."""
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamInfo:
@@ -55,7 +59,7 @@ class StreamInfo:
         height, width: of the frames, pixels.
         fps: frames per second.
         payload_bytes: most bytes of a packet, without `WIRE_HEADER_BYTES`, that a scheme should make.
-        min_packets: least number of packets of a frame; with one, any loss is total.
+        min_packets: least number of packets of a frame that has room for them, see `packets_for`; with one, any loss is total.
     """
 
     height: int
@@ -73,8 +77,13 @@ class StreamInfo:
             )
 
     def packets_for(self, wire_bytes: float) -> int:
-        """How many packets so many bytes on the wire make."""
-        return max(self.min_packets, -(-int(wire_bytes) // (self.payload_bytes + WIRE_HEADER_BYTES)))
+        """How many packets so many bytes on the wire make.
+
+        `min_packets` at least, and more where `payload_bytes` ask for it; fewer, down to `FEWEST_PACKETS`, where packets would
+        be smaller than `LEAST_PACKET_BYTES`.
+        """
+        least = min(self.min_packets, max(FEWEST_PACKETS, int(wire_bytes) // LEAST_PACKET_BYTES))
+        return max(least, -(-int(wire_bytes) // (self.payload_bytes + WIRE_HEADER_BYTES)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -196,6 +196,11 @@ def join(shares: Mapping[int, bytes], num_data: int, num_parity: int, num_bytes:
     return b"".join(blocks)[:num_bytes]
 
 
+def _num_parity(total: int, share: float) -> int:
+    """Parity packets among a frame's packets: the share rounded, at least one if there is any, at least one of data left."""
+    return min(total - 1, max(1, round(total * share))) if share else 0
+
+
 class ClassicSender:
     """See `grace.api.Sender`.
 
@@ -221,17 +226,16 @@ class ClassicSender:
         """See `grace.api.Sender.encode`."""
         share = self._redundancy.share(number)
         total = min(_MAX_SHARES, self._info.packets_for(target_bytes))
-        per_packet = WIRE_HEADER_BYTES + HEAD_BYTES
-        budget = max(64.0, (target_bytes - total * per_packet) * (1 - share))
+        headers = total * (WIRE_HEADER_BYTES + HEAD_BYTES)
+        # With few packets parity's share cannot be met exactly; what it will really take is left for it.
+        budget = max(64.0, (target_bytes - headers) * (1 - _num_parity(total, share) / total))
         qp = self._model.choose(budget)
         data = self._encoder.encode(frame, qp=qp)[0].data
         self._model.update(qp, len(data), budget)
         # Packet numbers follow the bytes that came out, so that a frame that fell short does not pay for empty packets.
-        wire = len(data) / (1 - share)
-        total = max(self._info.min_packets, -(-int(wire) // (self._info.payload_bytes - HEAD_BYTES)))
-        num_parity = min(total - 1, round(total * share)) if share else 0
-        if share and not num_parity:
-            num_parity = 1
+        content = int(len(data) / (1 - share))
+        total = max(self._info.packets_for(content + headers), -(-content // (self._info.payload_bytes - HEAD_BYTES)))
+        num_parity = _num_parity(total, share)
         packets = split(data, number, max(1, total - num_parity), num_parity)
         self._sent[number], self._newest = packets, number
         self._sent.pop(number - _KEPT_FRAMES, None)

@@ -61,7 +61,9 @@ class SliceSender:
 
     def encode(self, number: int, frame: Image, target_bytes: float) -> list[bytes]:
         """See `grace.api.Sender.encode`."""
-        overhead = self._info.packets_for(target_bytes) * (WIRE_HEADER_BYTES + _HEAD.size)
+        # x264 takes the number of slices when it is opened: small frames cannot have fewer.
+        num_slices = max(self._info.min_packets, self._info.packets_for(target_bytes))
+        overhead = num_slices * (WIRE_HEADER_BYTES + _HEAD.size)
         budget = max(64.0, target_bytes - overhead)
         qp = self._model.choose(budget)
         data = self._encoder.encode(frame, qp=qp)[0].data

@@ -114,6 +114,7 @@ class DvcCodec(nn.Module):
 
     stride = 16
     num_levels = 1
+    lowest_level = 0
 
     def __init__(self) -> None:
         super().__init__()

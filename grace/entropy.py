@@ -253,7 +253,8 @@ def _difference_parts(
     scales = scales_C[live]
     # Any offset of the right parity works; the one that leaves most differences at zero costs least.
     candidates = range(int((scales - usual).min()), int((scales - usual).max()) + 1)
-    for offset in sorted(candidates, key=lambda o: abs(o - float(np.median(scales - usual)))):
+    middle = float(np.median(scales - usual))
+    for offset in sorted(candidates, key=lambda o: abs(o - middle)):
         difference = scales - np.clip(usual + offset, 1, NUM_SCALES - 1)
         if not (difference % 2).any():
             return offset, difference // 2, live

@@ -5,6 +5,7 @@ Items are traces. Every scheme calls over the same realisation of the same netwo
 
 import collections
 import dataclasses
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.data.video import Clip
-from common.errors import ConfigError
+from common.errors import ConfigError, DataUnavailable
 from common.experiment import Run
 from common.metrics.image import video_ssim
 from common.net.link import Direction, LinkSpec
@@ -41,7 +42,7 @@ from grace.session import (
     stall_ratio,
     with_times,
 )
-from grace.traces import KINDS, generated_rate, recorded_rate, step_drop
+from grace.traces import KINDS, RECORDED, excerpt, generated_rate, recorded_rate, step_drop
 
 DRIVERS = ("loop", "ns3", "real")
 _UP_BPS = 10e6
@@ -168,7 +169,9 @@ class Calls:
         controllers: of `grace.congestion`.
         drivers: "loop", "ns3", or "real" (sockets on loopback, real time; the machine must keep up).
         loss_rate, burst_s: random loss on top of the queue's.
-        trace_files: recorded traces, relative to data.root/traces or absolute; empty: generated ones, LTE and broadband in turn.
+        traces: "generated": LTE and broadband in turn; "recorded": those of data.root that `grace.traces.RECORDED` lists, LTE,
+            broadband and 5G, an excerpt of each from a random time on; "auto": recorded if data.root is given, else generated.
+        trace_files: recorded traces of your own, relative to data.root/traces or absolute, in place of those; from their start.
         payload_bytes, min_packets: see `grace.api.StreamInfo`.
         quality_every: every how many-th frame is scored.
         codec_times: "measured" on this machine, which waits for other timed runs on it; every number that depends on them is then
@@ -184,6 +187,7 @@ class Calls:
     drivers: tuple[str, ...] = ("loop",)
     loss_rate: float = 0.0
     burst_s: float = 0.0
+    traces: str = "auto"
     trace_files: tuple[str, ...] = ()
     payload_bytes: int = 600
     min_packets: int = 4
@@ -192,27 +196,36 @@ class Calls:
 
     def __post_init__(self) -> None:
         _check_times(self.codec_times)
+        if self.traces not in ("auto", "generated", "recorded"):
+            raise ConfigError(f"traces={self.traces!r} is not one of auto, generated, recorded.")
 
-    def traces(self, run: Run) -> Iterator[tuple[str, Rate]]:
+    def rates(self, run: Run) -> Iterator[tuple[str, Rate]]:
         """The run's traces with their names."""
+        root = run.data.get("root")
+        length_s = self.duration_s + 5
+        if self.traces == "recorded" and not root and not self.trace_files:
+            raise DataUnavailable("traces='recorded' needs the folder that holds traces/: data.root=FOLDER.")
+        is_recorded = self.traces == "recorded" or (self.traces == "auto" and bool(root))
+        names = self.trace_files or (RECORDED if is_recorded else ())
         for index in range(run.num_items):
-            if self.trace_files:
-                name = self.trace_files[index % len(self.trace_files)]
-                root = run.data.get("root")
-                path = Path(root) / "traces" / name if root and not Path(name).is_absolute() else Path(name)
-                yield f"{index:02d}-{Path(name).stem}", recorded_rate(path, self.rate_scale)
-            else:
+            rng = run.rng("trace", index)
+            if not names:
                 kind = KINDS[index % len(KINDS)]
-                yield (
-                    f"{index:02d}-{kind}",
-                    generated_rate(run.rng("trace", index), kind, self.duration_s + 5, self.rate_scale),
-                )
+                yield f"{index:02d}-{kind}", generated_rate(rng, kind, length_s, self.rate_scale)
+                continue
+            name = names[index % len(names)]
+            path = Path(root) / "traces" / name if root and not Path(name).is_absolute() else Path(name)
+            rate = recorded_rate(path, self.rate_scale)
+            if not self.trace_files:
+                rate = excerpt(rate, rng.uniform(0, rate.duration_s), length_s)
+            run.note_input(f"trace {name}", hashlib.sha256(path.read_bytes()).hexdigest())
+            yield f"{index:02d}-{Path(name).stem}", rate
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """See `common.experiment.Experiment.rows`."""
         clips = clips_of(run)
         times: dict[str, CodecTimes] = {}
-        for index, (key, rate) in enumerate(run.todo(self.traces(run))):
+        for index, (key, rate) in enumerate(run.todo(self.rates(run))):
             place = int(key[:2])
             clip = clips[place % len(clips)][1]
             rows: list[Row] = [Row("trace_rate", rate.mean_bps, "bit/s", "simulated")]

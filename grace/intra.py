@@ -32,6 +32,7 @@ _CRC_AT = 6
 _FIRST_PARAMETER_SET = 32
 DEFAULT_SIDE = 32
 _BASE_QP = 30
+MOST_PATCH_QP = 48
 
 Image = NDArray[np.uint8]
 
@@ -60,7 +61,7 @@ def decode_intra_frame(data: bytes, height: int, width: int) -> Image:
 
 
 def patch_qp(level: int) -> int:
-    """The patch's quantiser that looks like a P-frame of a quality level: 36 at level 0 to 20 at level 16."""
+    """The patch's quantiser that looks like a P-frame of a quality level: 36 at level 0 to 20 at level 16, 44 at level -8."""
     return 36 - level
 
 

@@ -34,7 +34,11 @@ LAMBDAS = (32.0, 128.0, 512.0, 2048.0, 8192.0)
 """Loss = bits per pixel + lambda * MSE on [0, 1]. The gains of these five anchors are trained; levels lie on and between them."""
 LEVELS_PER_ANCHOR = 4
 NUM_LEVELS = (len(LAMBDAS) - 1) * LEVELS_PER_ANCHOR + 1
-"""Quality levels 0 (smallest) to 16 (best)."""
+"""Quality levels 0 to 16 (best), for which the networks are trained."""
+LOWEST_LEVEL = -8
+# DEVIATION grace-14: for budgets under level 0 a coarser quantiser of motion and residual, not motion of a lower resolution
+"""Levels below 0 continue the gains of the two lowest anchors, for networks that carry less than level 0: a quantiser that is
+coarser still, by a factor of about two at every fourth level. No training saw them."""
 
 
 def lambda_of(level: Tensor) -> Tensor:
@@ -132,6 +136,7 @@ class SmallCodec(nn.Module):
 
     stride = STRIDE
     num_levels = NUM_LEVELS
+    lowest_level = LOWEST_LEVEL
 
     def __init__(self, config: CodecConfig | None = None) -> None:
         super().__init__()
@@ -245,7 +250,7 @@ class SmallCodec(nn.Module):
 
 
 def _gain(log_gain_AC: Tensor, level_B: Tensor) -> Tensor:
-    """exp of the log gains at the levels, interpolated between anchors, (B, C, 1, 1)."""
+    """exp of the log gains at the levels, interpolated between anchors and continued below the lowest, (B, C, 1, 1)."""
     position = level_B.to(log_gain_AC.dtype) / LEVELS_PER_ANCHOR
     low = position.floor().long().clamp(0, len(LAMBDAS) - 2)
     share = (position - low)[:, None]

@@ -4,14 +4,18 @@
     receiver:  complete, or a later frame's packet arrives --> decode what is there --> show, and predict the next from it
     reports:   frame s was decoded from part of its packets --> the sender decodes the same from the same, and goes on from there
 
+A patch that would take more than a quarter of a frame's bytes is tried coarser, then held back until there is room.
+
 The sender never waits for a report: it predicts from its own loss-free reconstruction ("optimistic"). When a report shows that
 the receiver has another frame, it re-decodes from cached latents what the receiver has, up to the newest frame, and predicts the
 next one from that (paper, Sec. 4; sheet, 2.9). Nothing is sent again unless not a single packet of a frame arrived.
 
-# DEVIATION grace-8: at least four packets a frame, however small; with one packet "any non-empty subset" says nothing
+# DEVIATION grace-8: four packets a frame, two or three if they would be tiny; with one "any non-empty subset" says nothing
+# DEVIATION grace-13: I-patches wait while they would take more than a quarter of a frame's bytes
 """
 
 import dataclasses
+import math
 import struct
 
 import numpy as np
@@ -22,6 +26,7 @@ from grace.api import WIRE_HEADER_BYTES, FrameStatus, Image, Rendered, Report, S
 from grace.codec import CodedFrame, Motion, NeuralCodec
 from grace.intra import (
     DEFAULT_SIDE,
+    MOST_PATCH_QP,
     Patch,
     PatchDecoder,
     PatchEncoder,
@@ -42,6 +47,10 @@ _REPORTED_FRAMES = 16
 _SEARCH_SPAN = 6
 _LEAST_STEP = 1.08
 _MOST_SPARE = 0.2
+_MOST_PATCH_SHARE = 0.25
+_COARSER = (0, 6, 12)
+_MOTION_LAG = 4
+"""Levels by which the residual may be coarser than the motion that it goes with."""
 
 
 def keep_of_mask(latents: Latents, num_packets: int, mask: int) -> np.ndarray:
@@ -98,6 +107,7 @@ class NeuralSender:
         self._patches = PatchEncoder(patch_side)
         self._patch_decoder = PatchDecoder(self._patches.parameter_sets, patch_side)
         self._level = codec.num_levels // 2
+        self._next_patch = 1
         self._sent: dict[int, _Sent] = {}
         self._status: dict[int, FrameStatus] = {}
         self._reference: Image | None = None
@@ -130,19 +140,24 @@ class NeuralSender:
         return _START.pack(len(sets)) + sets + data
 
     def encode(self, number: int, frame: Image, target_bytes: float) -> list[bytes]:
-        """See `grace.api.Sender.encode`. The level is the highest whose packets fit; the lowest if none does."""
+        """See `grace.api.Sender.encode`. The level is the highest whose packets fit; the lowest if none does.
+
+        Motion is coded at the last frame's level. Where the budget fell far below that, it is coded again, as coarsely.
+        """
         reference = self.reference
-        patch_packet = b""
         # Levels are steps: what the last frame left over helps this one up.
         budget = target_bytes + self._spare
-        if self._has_patches:
-            patch_packet = self._patches.encode(
-                self._grid.cut(frame, number), number, number % self._grid.num_patches, patch_qp(self._level)
-            )
+        patch_packet = self._patch(frame, number, self._level, _MOST_PATCH_SHARE * budget)
+        if patch_packet:
             budget -= len(patch_packet) + WIRE_HEADER_BYTES
         num_packets = self._info.packets_for(budget)
         motion = self._codec.encode_motion(frame, reference, self._level)
-        latents, packets = self._fitted(frame, motion, number, num_packets, budget - num_packets * WIRE_HEADER_BYTES)
+        room = budget - num_packets * WIRE_HEADER_BYTES
+        latents, packets = self._fitted(frame, motion, number, num_packets, room, bool(patch_packet))
+        if latents.level <= motion.level - _MOTION_LAG:
+            motion = self._codec.encode_motion(frame, reference, latents.level, motion.flow)
+            self._level = latents.level
+            latents, packets = self._fitted(frame, motion, number, num_packets, room, bool(patch_packet))
         coded = self._codec.finish(latents, motion)
         self._level = latents.level
         unused = budget - num_packets * WIRE_HEADER_BYTES - sum(map(len, packets))
@@ -152,12 +167,23 @@ class NeuralSender:
     def encode_at(self, number: int, frame: Image, level: int, num_packets: int) -> list[bytes]:
         """Code a frame at a given level instead of a given size."""
         self._level = level
-        patch_packet = b""
-        if self._has_patches:
-            patch_number = number % self._grid.num_patches
-            patch_packet = self._patches.encode(self._grid.cut(frame, number), number, patch_number, patch_qp(level))
+        patch_packet = self._patch(frame, number, level, math.inf)
         coded = self._codec.encode(frame, self.reference, level, number)
-        return self._remember(number, coded, self._codec.packets(coded.latents, num_packets), patch_packet)
+        packets = self._codec.packets(coded.latents, num_packets, has_patch=bool(patch_packet))
+        return self._remember(number, coded, packets, patch_packet)
+
+    def _patch(self, frame: Image, number: int, level: int, most_bytes: float) -> bytes:
+        """The next I-patch of the scan as a packet of at most so many bytes on the wire, or nothing."""
+        if not self._has_patches:
+            return b""
+        place = self._next_patch % self._grid.num_patches
+        pixels = self._grid.cut(frame, place)
+        for coarser in _COARSER:
+            packet = self._patches.encode(pixels, number, place, min(MOST_PATCH_QP, patch_qp(level) + coarser))
+            if len(packet) + WIRE_HEADER_BYTES <= most_bytes:
+                self._next_patch = place + 1
+                return packet
+        return b""
 
     def _remember(self, number: int, coded: CodedFrame, packets: list[bytes], patch_packet: bytes) -> list[bytes]:
         image = coded.reconstruction
@@ -172,20 +198,20 @@ class NeuralSender:
         return [*packets, patch_packet] if patch_packet else list(packets)
 
     def _fitted(
-        self, frame: Image, motion: Motion, number: int, num_packets: int, budget: float
+        self, frame: Image, motion: Motion, number: int, num_packets: int, budget: float, has_patch: bool
     ) -> tuple[Latents, list[bytes]]:
         """Outwards from the last level: up while the next one fits, or down until one does."""
         tried: dict[int, tuple[Latents, list[bytes]]] = {}
 
         def size_at(level: int) -> int:
             latents = self._codec.encode_residual(frame, motion, level, number)
-            tried[level] = latents, self._codec.packets(latents, num_packets)
+            tried[level] = latents, self._codec.packets(latents, num_packets, has_patch=has_patch)
             self.num_coded_levels += 1
             return sum(map(len, tried[level][1]))
 
         level = self._level
         size = size_at(level)
-        while size > budget and level > 0:
+        while size > budget and level > self._codec.lowest_level:
             level -= 1
             size = size_at(level)
         highest = min(self._codec.num_levels - 1, self._level + _SEARCH_SPAN)
@@ -282,6 +308,7 @@ class NeuralReceiver:
         self._last = 0
         self._packets: dict[int, dict[int, bytes]] = {}
         self._num_packets: dict[int, int] = {}
+        self._awaits_patch: dict[int, bool] = {}
         self._patch: dict[int, Patch] = {}
         self._done: dict[int, FrameStatus] = {}
         self._latest = 0
@@ -293,7 +320,8 @@ class NeuralReceiver:
         other._parameter_sets, other._image, other._last = self._parameter_sets, self._image, self._last
         other._patch_decoder = PatchDecoder(self._parameter_sets, self._patch_side)
         other._packets = {number: dict(found) for number, found in self._packets.items()}
-        other._num_packets, other._patch, other._done = dict(self._num_packets), dict(self._patch), dict(self._done)
+        other._num_packets, other._awaits_patch = dict(self._num_packets), dict(self._awaits_patch)
+        other._patch, other._done = dict(self._patch), dict(self._done)
         other._latest = self._latest
         return other
 
@@ -338,13 +366,14 @@ class NeuralReceiver:
             raise CorruptBitstream("a packet whose frame has another number of packets.")
         if number > self._last:
             self._packets.setdefault(number, {}).setdefault(head.index, data)
+            self._awaits_patch[number] = head.has_patch
             self._latest = number
 
     def _is_complete(self, number: int) -> bool:
         have = self._packets.get(number, {})
-        return (
-            bool(have) and len(have) == self._num_packets[number] and (not self._has_patches or number in self._patch)
-        )
+        if not have or len(have) < self._num_packets[number]:
+            return False
+        return not self._awaits_patch[number] or number in self._patch
 
     def _advance(self, until: int | None) -> list[Rendered]:
         shown: list[Rendered] = []
@@ -379,6 +408,7 @@ class NeuralReceiver:
         if patch is not None:
             image = self._grid.paste(image, patch.number, patch.image)
         num = self._num_packets.pop(number, 0)
+        self._awaits_patch.pop(number, None)
         self._done[number] = FrameStatus(number, num, mask, patch is not None, True)
         self._done.pop(number - 2 * _CACHED_FRAMES, None)
         self._last, self._image = number, image

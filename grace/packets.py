@@ -5,9 +5,9 @@
     1       2      frame number, modulo 65536
     3       1      packet index
     4       1      number of packets of the frame
-    5       1      quality level of the residual
-    6       1      quality level of the motion
-    7       1      key of the packet map
+    5       1      quality level of the residual, signed
+    6       1      quality level of the motion, signed
+    7       1      key of the packet map; the highest bit says that an I-patch travels with the frame
     8       1      height in units of 8 pixels
     9       1      width in units of 8 pixels
     10      2      check of the weights that coded it
@@ -34,17 +34,19 @@ from grace.entropy import Plane
 from grace.packet_map import MAX_PACKETS, NUM_KEYS, elements_of_packet
 
 KIND = 0x47
-_HEAD = struct.Struct("<BHBBBBBBBHI")
+_HEAD = struct.Struct("<BHBBbbBBBHI")
 _CRC = struct.Struct("<I")
 _CRC_AT = 12
 HEAD_BYTES = _HEAD.size
 LARGEST_SIDE = 255 * 8
+_PATCH_FLAG = 0x80
 
 
 class Tables(Protocol):
     """What coding needs of a codec's weights."""
 
     num_levels: int
+    lowest_level: int
     stride: int
     check: int
     usual_motion_scales: NDArray[np.int64]
@@ -97,6 +99,7 @@ class PacketHead:
     level: int
     motion_level: int
     key: int
+    has_patch: bool
     height: int
     width: int
     weights_check: int
@@ -128,11 +131,12 @@ def key_of_frame(frame: int) -> int:
     return frame % NUM_KEYS
 
 
-def write_packets(latents: Latents, num_packets: int, tables: Tables) -> list[bytes]:
+def write_packets(latents: Latents, num_packets: int, tables: Tables, *, has_patch: bool = False) -> list[bytes]:
     """Code a frame's latents as packets.
 
     Args:
         num_packets: 1..255; with one packet, a loss is total.
+        has_patch: an I-patch travels with the frame; a receiver that has all of it need not wait any longer.
 
     Raises:
         ConfigError: too many packets, or a frame too large for the header.
@@ -145,7 +149,7 @@ def write_packets(latents: Latents, num_packets: int, tables: Tables) -> list[by
             f"a frame of {width}x{height} is too large for a packet header; at most {LARGEST_SIDE} a side."
         )
     planes = tables.planes(height, width)
-    usual = tables.usual_motion_scales[latents.motion_level], tables.usual_residual_scales[latents.level]
+    usual = _usual_scales(tables, latents.motion_level, latents.level)
     scales = entropy.sent_scales(latents.motion, usual[0]), entropy.sent_scales(latents.residual, usual[1])
     flat = latents.flat()
     key = key_of_frame(latents.frame)
@@ -165,7 +169,7 @@ def write_packets(latents: Latents, num_packets: int, tables: Tables) -> list[by
             num_packets,
             latents.level,
             latents.motion_level,
-            key,
+            key | _PATCH_FLAG * has_patch,
             height // 8,
             width // 8,
             tables.check,
@@ -190,9 +194,10 @@ def read_head(data: bytes) -> PacketHead:
     (_, frame, index, num, level, motion_level, key, height, width, check, crc) = _HEAD.unpack_from(data)
     if zlib.crc32(data[HEAD_BYTES:], zlib.crc32(data[:_CRC_AT])) != crc:
         raise CorruptBitstream(f"packet {index} of frame {frame}: its checksum differs. It was damaged on the way.")
+    has_patch, key = bool(key & _PATCH_FLAG), key & ~_PATCH_FLAG
     if index >= num or not height or not width or key >= NUM_KEYS:
         raise CorruptBitstream(f"packet {index} of {num} of frame {frame}: its header contradicts itself.")
-    return PacketHead(frame, index, num, level, motion_level, key, height * 8, width * 8, check)
+    return PacketHead(frame, index, num, level, motion_level, key, has_patch, height * 8, width * 8, check)
 
 
 def read_packets(data: Iterable[bytes], tables: Tables, *, frame: int | None = None) -> ReceivedFrame:
@@ -227,7 +232,8 @@ def read_packets(data: Iterable[bytes], tables: Tables, *, frame: int | None = N
                 raise CorruptBitstream(f"packet {head.index} of frame {head.frame} is not of the same frame as others.")
             if head.index in received:
                 continue
-            if max(head.level, head.motion_level) >= tables.num_levels:
+            levels = head.level, head.motion_level
+            if max(levels) >= tables.num_levels or min(levels) < tables.lowest_level:
                 raise CorruptBitstream(f"level {head.level} or {head.motion_level} does not exist.")
             if head.height % tables.stride or head.width % tables.stride:
                 raise CorruptBitstream(f"a frame of {head.width}x{head.height} does not fit the codec's grid.")
@@ -263,7 +269,7 @@ def _read_body(
     if (len(packet) - at) % 4:
         raise CorruptBitstream(f"packet {head.index} of frame {head.frame} does not end on a whole word. It was cut.")
     decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(packet, "<u4", offset=at).astype(np.uint32))
-    usual = tables.usual_motion_scales[head.motion_level], tables.usual_residual_scales[head.level]
+    usual = _usual_scales(tables, head.motion_level, head.level)
     elements = elements_of_packet(planes[0].size + planes[1].size, head.num_packets, head.index, head.key)
     try:
         scales = entropy.decode_scales(decoder, usual[0]), entropy.decode_scales(decoder, usual[1])
@@ -275,6 +281,11 @@ def _read_body(
         raise CorruptBitstream(f"packet {head.index} of frame {head.frame}: its words decode to nothing.") from error
     global_motion = np.clip(integers, -32768, 32767).astype(np.int16).reshape(2, 3)
     return global_motion, elements, np.concatenate(values)
+
+
+def _usual_scales(tables: Tables, motion_level: int, level: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What a frame's scales are coded relative to. Below level 0 it is level 0's: an offset that is coded anyway moves all."""
+    return tables.usual_motion_scales[max(0, motion_level)], tables.usual_residual_scales[max(0, level)]
 
 
 def _parts(planes: tuple[Plane, Plane], scales: tuple[Any, Any], elements: NDArray[np.int64]) -> Any:
@@ -325,7 +336,7 @@ def breakdown(latents: Latents, num_packets: int, tables: Tables) -> dict[str, f
     packets = write_packets(latents, num_packets, tables)
     height, width = latents.residual.shape[1] * tables.stride, latents.residual.shape[2] * tables.stride
     planes = tables.planes(height, width)
-    usual = tables.usual_motion_scales[latents.motion_level], tables.usual_residual_scales[latents.level]
+    usual = _usual_scales(tables, latents.motion_level, latents.level)
     scales = entropy.sent_scales(latents.motion, usual[0]), entropy.sent_scales(latents.residual, usual[1])
     flat = latents.flat()
     bits = {"motion": 0.0, "residual": 0.0}

@@ -15,6 +15,17 @@ from common.net.rate import DeliveryTrace, Rate, SteppedRate
 from common.net.traces import read_trace
 
 KINDS = ("lte", "broadband")
+RECORDED = (
+    "mahimahi/ATT-LTE-driving.down",
+    "fcc/trace_12858_http---www.yahoo.com",
+    "mahimahi/Verizon-LTE-short.down",
+    "5g_ucc/Download_Driving_B_2020.02.13_13.03.24.csv",
+    "mahimahi/ATT-LTE-driving-2016.down",
+    "fcc/trace_5596_http---www.yahoo.com",
+    "nyu_mets/7Train1.csv",
+    "5g_ucc/Netflix_Driving_StrangerThings_B_2019.11.23_12.27.34.csv",
+)
+"""Recorded traces of a data root, relative to its folder traces/: LTE, broadband and 5G."""
 STEP_S = 0.1
 LEAST_BPS, MOST_BPS = 0.2e6, 8e6
 
@@ -70,6 +81,24 @@ def recorded_rate(path: Path, scale: float) -> SteppedRate:
     return dataclasses.replace(
         stepped, bps=tuple(float(np.clip(rate, LEAST_BPS, MOST_BPS)) * scale for rate in stepped.bps)
     )
+
+
+def excerpt(rate: SteppedRate, start_s: float, length_s: float) -> SteppedRate:
+    """So many seconds of a rate from a time on; it goes on from its beginning where it ends."""
+    at = start_s % rate.duration_s
+    place = int(np.searchsorted(rate.ends_s, at, side="right"))
+    ends: list[float] = []
+    rates: list[float] = []
+    passed = 0.0
+    while passed < length_s:
+        passed += rate.ends_s[place] - at
+        ends.append(min(passed, length_s))
+        rates.append(rate.bps[place])
+        at = rate.ends_s[place]
+        place += 1
+        if place == len(rate.ends_s):
+            place, at = 0, 0.0
+    return SteppedRate(tuple(ends), tuple(rates))
 
 
 def _stepped(rate: Rate) -> SteppedRate:

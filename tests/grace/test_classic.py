@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from common.errors import CorruptBitstream
 from grace.api import FrameStatus, Report, StreamInfo
-from grace.classic import AdaptiveRedundancy, QuantiserModel, join, read_share, split
+from grace.classic import (
+    AdaptiveRedundancy,
+    ClassicSender,
+    FixedRedundancy,
+    QuantiserModel,
+    _num_parity,
+    join,
+    read_share,
+    split,
+)
+from grace.harness import wire_bytes
 from grace.streaming_code import TAU, coefficient, covered, make_parity, multiply, solve
 
 
@@ -161,6 +171,27 @@ def _power(a: int, exponent: int) -> int:
 
 def test_stream_info_counts_packets():
     info = StreamInfo(64, 64, payload_bytes=460, min_packets=3)
-    assert info.packets_for(100) == 3
+    assert info.packets_for(480) == 3  # three of 160 bytes
+    assert info.packets_for(479) == 2
+    assert info.packets_for(100) == 2
+    assert StreamInfo(64, 64, min_packets=1).packets_for(100) == 1
     assert info.packets_for(2000) == 4  # 460 + 40 bytes each
     assert info.packets_for(2001) == 5
+
+
+def test_parity_gets_its_share_of_few_packets():
+    # Rounded to whole packets, at least one of each kind.
+    assert [_num_parity(total, 0.2) for total in (2, 3, 4, 5, 8)] == [1, 1, 1, 1, 2]
+    assert [_num_parity(total, 0.5) for total in (2, 3, 4, 5)] == [1, 2, 2, 2]
+    assert [_num_parity(total, 0.0) for total in (1, 2, 4)] == [0, 0, 0]
+    assert _num_parity(1, 0.5) == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_small_frames_have_few_packets_and_keep_to_their_size(clip, share):
+    info = StreamInfo(64, 72, payload_bytes=400)
+    sender = ClassicSender(info, "h265", FixedRedundancy(share))
+    sender.start(clip[0])
+    small = [sender.encode(number, clip[number], 300) for number in range(1, 9)]
+    assert {len(packets) for packets in small[4:]} == {2}
+    assert np.mean([wire_bytes(packets) for packets in small[4:]]) < 1.3 * 300

@@ -90,6 +90,28 @@ def test_forged_packets_with_a_right_checksum_never_crash(codec, packets, body, 
     assert np.abs(found.latents.residual.astype(int)).max() <= 60 + 4096
 
 
+@pytest.mark.parametrize("level", [-8, -1, 0, 16])
+def test_every_level_survives_the_wire(codec, clip, level):
+    coded = codec.encode(clip[1], clip[0], level, 3)
+    packets = codec.packets(coded.latents, 2, has_patch=level < 0)
+    assert [read_head(packet).has_patch for packet in packets] == [level < 0] * 2
+    received = codec.read(packets).latents
+    assert (received.level, received.motion_level) == (level, level)
+    assert np.array_equal(codec.decode(received, clip[0]), coded.reconstruction)
+
+
+def test_levels_that_do_not_exist_are_refused(codec, clip, packets):
+    for level in (-9, 17):
+        with pytest.raises(ConfigError, match=f"level={level} is not a quality level"):
+            codec.encode(clip[1], clip[0], level)
+    head = bytearray(packets[0][:12])
+    head[5] = 0xF7  # -9
+    body = packets[0][16:]
+    forged = bytes(head) + zlib.crc32(body, zlib.crc32(bytes(head))).to_bytes(4, "little") + body
+    with pytest.raises(CorruptBitstream, match="level -9"):
+        codec.read([forged])
+
+
 def test_packets_of_other_frames_are_dropped(codec, clip, packets):
     other = codec.packets(codec.encode(clip[2], clip[1], 9, 70_002).latents, NUM)
     received = codec.read([packets[0], other[1], packets[2]])

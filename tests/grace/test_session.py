@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from common.errors import ConfigError
+from common.errors import ConfigError, DataUnavailable
+from common.experiment import Run
 from common.net.link import Direction, LinkSpec
 from common.net.loop import LoopNetwork
-from common.net.rate import ConstantRate
+from common.net.rate import ConstantRate, SteppedRate
 from grace.api import METHODS, WIRE_HEADER_BYTES, StreamInfo
 from grace.congestion import Arrival, Gcc, SalsifyControl, make_controller
-from grace.experiments_session import loss_model, paper_times
+from grace.experiments_session import Calls, loss_model, paper_times
 from grace.methods import FecAdaptive, Nack, Salsify
 from grace.session import (
     PAPER_TIMES,
@@ -29,7 +30,7 @@ from grace.session import (
     stall_ratio,
     with_times,
 )
-from grace.traces import generated_rate, step_drop
+from grace.traces import excerpt, generated_rate, step_drop
 
 INFO = StreamInfo(64, 72, payload_bytes=400)
 TIMES = CodecTimes(0.01, 0.005)
@@ -236,6 +237,33 @@ def test_salsify_control_counts_what_is_in_flight():
     assert control.target_bytes(0, 0.04, 7) == pytest.approx(3_000)
     with pytest.raises(ConfigError, match="controller 'bbr'"):
         make_controller("bbr", 1e5, 500)
+
+
+def test_excerpts_go_on_from_the_beginning():
+    rate = SteppedRate((1.0, 2.0, 3.0), (10.0, 20.0, 30.0))
+    # From 1.5 s: half a second of 20, a second of 30, a second of 10, half a second of 20.
+    assert excerpt(rate, 1.5, 3.0) == SteppedRate((0.5, 1.5, 2.5, 3.0), (20.0, 30.0, 10.0, 20.0))
+    assert excerpt(rate, 4.5, 0.25) == SteppedRate((0.25,), (20.0,))
+    assert excerpt(rate, 3.0, 1.0) == SteppedRate((1.0,), (10.0,))
+
+
+def test_calls_take_recorded_traces_where_a_data_root_is_given(tmp_path):
+    path = tmp_path / "traces" / "one.down"
+    path.parent.mkdir()
+    path.write_text("".join(f"{ms}\n" for ms in range(4, 1004, 4)))  # 1500 bytes every 4 ms: 3 Mbit/s
+    run = Run(paper="grace", experiment="session", scale="smoke", seed=0, num_items=2, methods={})
+    rooted = dataclasses.replace(run, data={"root": str(tmp_path)})
+    ((name, rate), _) = Calls(trace_files=("one.down",), rate_scale=0.5).rates(rooted)
+    assert name == "00-one"
+    assert rate.mean_bps == pytest.approx(1.5e6, rel=0.02)
+    with pytest.raises(DataUnavailable, match=r"ATT-LTE-driving\.down"):
+        list(Calls().rates(rooted))
+    assert [name for name, _ in Calls(traces="generated").rates(rooted)] == ["00-lte", "01-broadband"]
+    assert [name for name, _ in Calls().rates(run)] == ["00-lte", "01-broadband"]
+    with pytest.raises(DataUnavailable, match=r"data\.root"):
+        list(Calls(traces="recorded").rates(run))
+    with pytest.raises(ConfigError, match="traces='lte'"):
+        Calls(traces="lte")
 
 
 def test_traces_keep_to_the_papers_range():
