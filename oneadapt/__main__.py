@@ -14,6 +14,9 @@ from typing import Any
 from common.cli import exit_status
 from common.errors import ConfigError
 
+LEAST_OBJECTS = 0.3
+"""Objects per frame below which the command says that its accuracy means little."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
@@ -30,15 +33,24 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("video", type=Path, help="a file that FFmpeg reads")
     run.add_argument("--out", type=Path, default=Path("oneadapt_run"), help="folder for knobs.csv and knobs.png")
     run.add_argument("--method", default="oneadapt", help="a method for knobs of the encoder")
-    run.add_argument("--trade", type=float, default=0.3, help="price of all bytes of the best setting, in accuracy")
     run.add_argument(
-        "--detector", default="street", help="see common.models.vision; e.g. street, yolox_nano, fastestdet"
+        "--trade",
+        type=float,
+        default=0.3,
+        help="price of all bytes of the best setting, in accuracy: 0 never gives up accuracy, 1 saves most (default 0.3)",
     )
-    run.add_argument("--data-root", type=Path, default=None, help="folder with real detectors")
-    run.add_argument("--height", type=int, default=192)
-    run.add_argument("--width", type=int, default=320)
-    run.add_argument("--intervals", type=int, default=30, help="at most this many intervals of 10 frames are used")
-    run.add_argument("--warm-up", type=int, default=3, help="first intervals, from which the offline profile is made")
+    run.add_argument(
+        "--detector",
+        default="street",
+        help="street (bundled, made for rendered streets), or yolox_nano, fastestdet (real objects; they need --data-root)",
+    )
+    run.add_argument("--data-root", type=Path, default=None, help="folder with real detectors (see docs/data.md)")
+    run.add_argument("--height", type=int, default=192, help="frames are scaled to this many rows, even (default 192)")
+    run.add_argument("--width", type=int, default=320, help="and to this many columns, even (default 320)")
+    run.add_argument("--intervals", type=int, default=30, help="at most this many seconds of 10 frames (default 30)")
+    run.add_argument(
+        "--warm-up", type=int, default=3, help="seconds before them, from which the offline profile is made (default 3)"
+    )
     run.set_defaults(run=_run)
     return parser
 
@@ -54,6 +66,11 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"--warm-up={options.warm_up} must be at least 1 and --intervals={options.intervals} at least 2."
         )
+    for name, size in (("height", options.height), ("width", options.width)):
+        if size < 32 or size % 2:
+            raise ConfigError(f"--{name}={size} must be even and at least 32: the video code takes no odd sizes.")
+    if options.out.exists() and not options.out.is_dir():
+        raise ConfigError(f"--out={options.out} is a file; name a folder for knobs.csv and knobs.png.")
     knobs = {"trade": options.trade} if "trade" in METHODS.knobs(options.method) else {}
     method = METHODS.create(options.method, **knobs)
     if pipeline_of(method) != "encoding":
@@ -76,6 +93,11 @@ def _run(options: argparse.Namespace) -> None:
     workload = WORKLOADS.create("rgb_detection", detector=options.detector)
     root = str(options.data_root) if options.data_root else None
     application = workload.application("encoding", {"root": root})
+    found = application.task.infer(application.to_input(intervals[0]))
+    objects = sum(len(frame) for frame in found) / len(found)
+    print(f"{options.detector} finds {objects:.1f} objects in a frame of the first interval.")
+    if objects < LEAST_OBJECTS:
+        print("With so few results accuracy says little, and the knobs follow the price alone. Try another --detector.")
     profile = make_profile(application, [intervals[: options.warm_up]])
     application = with_profile(application, profile)
     records = run_clip(application, {"": method.controller(application)}, intervals[options.warm_up :])[""]
@@ -97,6 +119,14 @@ def _run(options: argparse.Namespace) -> None:
     print(
         f"network: {work['forwards']} forwards, {work['backwards']} backwards; camera: {work['camera_frames']} frames encoded"
     )
+    print(
+        f"offline profile of the {options.warm_up} intervals before, not in these numbers: {profile.forwards} forwards, "
+        f"{profile.backwards} backwards"
+    )
+    for knob in application.knobs:
+        counts = {value: sum(record.knobs[knob.name] == value for record in records) for value in knob.values}
+        used = ", ".join(f"{value} in {count}" for value, count in counts.items() if count)
+        print(f"{knob.name} (of {', '.join(map(str, knob.values))}): {used}")
     print(f"{options.out / 'knobs.csv'}, {options.out / 'knobs.png'}")
 
 

@@ -97,12 +97,14 @@ class Delivery:
         x: the network's input, all N elements at full size, (N, H, W, C) float32; dropped elements repeat the last kept one.
         num_bytes: length of the bitstream that x was decoded from.
         kept: elements that were sent; the network runs on these.
+        data: what was decoded, in the sensor's form, kept elements only.
     """
 
     knobs: Knobs
     x: npt.NDArray[np.float32]
     num_bytes: int
     kept: tuple[int, ...]
+    data: npt.NDArray[Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,6 +128,8 @@ class Task(Protocol):
     Attributes:
         block: rows and columns over which the gradient is averaged.
         sha256: of the weights.
+
+    A task whose accuracy needs more than one element (links between frames) has an attribute `least_elements`; 1 if it has none.
     """
 
     @property

@@ -94,7 +94,7 @@ def prepared(pipeline: str) -> Application:
     clips = [small_clip(np.random.default_rng(5), 2)]
     if pipeline == "encoding":
         return with_profile(application, make_profile(application, clips))
-    extra: dict[str, Any] = {"scale": 1.0}
+    extra: dict[str, Any] = {}
     if pipeline == "blocks":
         from oneadapt.blocks import train_block_network
 

@@ -172,6 +172,43 @@ class FrameRateTradeoff(_Compared):
     pipeline: str = "encoding_rate"
 
 
+@EXPERIMENTS.add("real_clips")
+@dataclasses.dataclass(frozen=True)
+class RealClips(_Compared):
+    """The main comparison on video files of a data root with a real detector (ours). Needs `data.root`.
+
+    An item is a file; its offline profile is made of the next file, so that no method has seen the clip or its scene before.
+    """
+
+    workloads: Sequence[str] = ("clip_detection",)
+    num_intervals: int = 10
+    profile_intervals: int = 3
+
+    def rows(self, run: Run) -> Iterator[ItemRows]:
+        """As `tradeoff`, one item per file, in an order drawn from the seed."""
+        from pathlib import Path
+
+        from common.data.video import find_clips
+
+        if not run.methods:
+            raise ConfigError("experiment real_clips needs methods=[...]; oneadapt/README.md has the whole command.")
+        root = (run.data or {}).get("root")
+        names = [path.name for path in find_clips(Path(root) if root else None)]
+        if len(names) < 2:
+            raise ConfigError(
+                f"real_clips needs two video files, one to profile and one to test; {root} has {len(names)}."
+            )
+        (workload_name,) = self.workloads
+        workload = WORKLOADS.create(workload_name) if run.workload is None else run.workload
+        order = [names[int(place)] for place in run.rng("files").permutation(len(names))]
+        items = [(f"s{run.seed}-{name}", place) for place, name in enumerate(order[: run.num_items])]
+        for key, place in run.todo(items):
+            own, other = (dataclasses.replace(workload, files=(order[at % len(order)],)) for at in (place, place + 1))
+            application = ready(run, other, workload_name, self.pipeline, self.profile_intervals)
+            clip = test_clip(run, own, workload_name, place, self.num_intervals)
+            yield ItemRows(key, self._compare(run, application, clip, workload_name))
+
+
 @EXPERIMENTS.add("num_blocks")
 @dataclasses.dataclass(frozen=True)
 class NumBlocks:

@@ -15,6 +15,7 @@ from oneadapt import filtering
 from oneadapt.api import METHODS, Feedback, Knobs
 from oneadapt.baselines import Fixed
 from oneadapt.gradient import Gradient
+from oneadapt.profiles import calibration_of
 from oneadapt.session import Application, key_of
 
 PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -50,12 +51,12 @@ class OneAdaptFilter:
 
 
 class FilterController:
-    """One backward pass; the camera filters its own frames with every threshold and compares pictures."""
+    """One backward pass; the camera filters its own frames with every threshold and compares them as it decodes them itself."""
 
     def __init__(self, method: OneAdaptFilter, application: Application) -> None:
         self.method = method
         self.application = application
-        self.scale = method.scale if method.scale is not None else float(application.extra.get("scale", 1.0))
+        self.scale = method.scale if method.scale is not None else calibration_of(application, "best").scale
 
     def next_knobs(self, feedback: Feedback) -> Knobs:
         """See `oneadapt.api.KnobController.next_knobs`."""
@@ -66,7 +67,10 @@ class FilterController:
         feedback.camera.receive(gradient.num_bytes)
         data = feedback.camera.data
         feedback.camera.charge_features(len(data))
-        features, x = filtering.pair_features(data), application.to_input(data)
+        features = filtering.pair_features(data)
+        # As decoded, not as recorded: sensor noise differs from frame to frame, and the network sees little of it.
+        is_whole = key_of(feedback.delivery.knobs) == key_of(application.best)
+        x = (feedback.delivery if is_whole else feedback.camera.encode(application.best)).x
         # DEVIATION oneadapt-5: the loss enters linearly, in units of accuracy, not as log10(1e7 * loss): one lambda for all
         # knobs.
         values: dict[tuple[int, ...], float] = {}

@@ -5,17 +5,33 @@ them from the same profile, so that none is tuned with more data than another.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from oneadapt.api import Delivery, Knobs
-from oneadapt.gradient import Gradient, accuracy_gradient
+from oneadapt.gradient import Gradient, Reference, accuracy_gradient, reference_of
 from oneadapt.session import Application, Interval, key_of
 
 # T intervals, S settings, F features
+
+
+REFERENCES: tuple[Reference, ...] = ("best", "sensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What brings an estimate to units of accuracy.
+
+    Attributes:
+        scale: accuracy lost per share of results at risk.
+        step: mean estimated loss of one step of a knob, in shares of results at risk.
+    """
+
+    scale: float = 1.0
+    step: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +42,8 @@ class Profile:
         settings: the grid.
         accuracy_TS, share_TS: accuracy and resource of each.
         features_TF: content features of each interval, from the sensor alone.
-        estimated_M, true_M: of every one-step-cheaper move on the grid: estimated and true loss of accuracy.
+        true_M: loss of accuracy of every one-step-cheaper move on the grid.
+        estimated_M: the estimate of each, by what the input is compared with.
         move_knob_M: which knob moved.
         forwards, backwards: what making it has cost.
     """
@@ -35,21 +52,23 @@ class Profile:
     accuracy_TS: npt.NDArray[np.float64]
     share_TS: npt.NDArray[np.float64]
     features_TF: npt.NDArray[np.float64]
-    estimated_M: npt.NDArray[np.float64]
+    estimated_M: Mapping[Reference, npt.NDArray[np.float64]]
     true_M: npt.NDArray[np.float64]
     move_knob_M: tuple[str, ...]
     forwards: int
     backwards: int
 
-    @property
-    def scale(self) -> float:
-        """Accuracy lost per share of results at risk: mean true loss over mean estimated loss of one-step moves.
+    def calibration(self, reference: Reference) -> Calibration:
+        """Mean true loss over mean estimated loss of one-step moves, for one way to estimate.
 
         The mean of the losses, not the median of their ratios: most single moves change nothing in F1.
         """
         # DEVIATION oneadapt-2: lambda in units of accuracy through one measured scale, instead of the code's constant 1e7.
-        total = float(self.estimated_M.sum())
-        return max(float(self.true_M.sum()), 1e-6) / total if total > 0 else 1.0
+        estimated_M = self.estimated_M[reference]
+        total = float(estimated_M.sum())
+        if not total > 0:
+            return Calibration()
+        return Calibration(max(float(self.true_M.sum()), 1e-6) / total, total / len(estimated_M))
 
     def best_fixed(self, trade: float) -> dict[str, Any]:
         """The setting with the best mean of accuracy - trade * resource."""
@@ -88,7 +107,8 @@ def make_profile(
     """Run every setting (or those given) on every interval of the clips, with one backward pass each."""
     settings = application.grid() if settings is None else list(settings)
     moves = one_step_moves(application, settings)
-    accuracy, share, features, estimated, true = [], [], [], [], []
+    accuracy, share, features, true = [], [], [], []
+    estimated: dict[Reference, list[float]] = {reference: [] for reference in REFERENCES}
     forwards = backwards = 0
     for clip in clips:
         for data in clip:
@@ -100,9 +120,11 @@ def make_profile(
             forwards += sum(len(one.kept) for one in sent)
             backwards += len(sent)
             gradients = [Gradient.of(interval.saliency(one), application.task.block) for one in sent]
+            sensor_NHWC = application.to_input(data)
             for dear, cheap, _, delta in moves:
-                loss = accuracy_gradient(gradients[dear], sent[dear], sent[cheap], best, delta) * delta
-                estimated.append(loss)
+                for reference, losses in estimated.items():
+                    x_ref = reference_of(reference, sensor_NHWC, best)
+                    losses.append(accuracy_gradient(gradients[dear], sent[dear], sent[cheap], x_ref, delta) * delta)
                 true.append(scores[dear] - scores[cheap])
             accuracy.append(scores)
             share.append([application.share(one, best) for one in sent])
@@ -112,7 +134,7 @@ def make_profile(
         np.array(accuracy),
         np.array(share),
         np.array(features),
-        np.array(estimated),
+        {reference: np.array(losses) for reference, losses in estimated.items()},
         np.array(true),
         tuple(knob for _ in range(len(accuracy)) for _, _, knob, _ in moves),
         forwards,
@@ -122,5 +144,12 @@ def make_profile(
 
 def with_profile(application: Application, profile: Profile) -> Application:
     """The application with a profile for its methods to use."""
-    extra = {**application.extra, "profile": profile, "scale": profile.scale}
+    calibrations = {reference: profile.calibration(reference) for reference in REFERENCES}
+    extra = {**application.extra, "profile": profile, "calibrations": calibrations}
     return dataclasses.replace(application, extra=extra)
+
+
+def calibration_of(application: Application, reference: Reference) -> Calibration:
+    """The application's calibration; scale 1 if it has no profile."""
+    calibrations: Mapping[Reference, Calibration] = application.extra.get("calibrations", {})
+    return calibrations.get(reference, Calibration())

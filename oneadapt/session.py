@@ -106,7 +106,7 @@ class Application:
         # Element i shows the last kept element at or before it.
         shown = np.searchsorted(np.asarray(kept), np.arange(len(data)), side="right") - 1
         x = self.to_input(arrived.data)[np.maximum(shown, 0)]
-        return Delivery(dict(knobs), x, num_bytes(stream), kept)
+        return Delivery(dict(knobs), x, num_bytes(stream), kept, arrived.data)
 
 
 def key_of(knobs: Knobs) -> Hashable:
@@ -140,6 +140,13 @@ class Interval:
         key = key_of(knobs), first
         if key not in self._deliveries or not self._has_cache:
             self._deliveries[key] = self.application.encode(self.data[first:], knobs)
+        return self._deliveries[key]
+
+    def reencode(self, delivery: Delivery, knobs: Knobs, count: int) -> Delivery:
+        """The last `count` elements of a delivery of this interval, sent once more with other knobs."""
+        key = key_of(knobs), key_of(delivery.knobs), count
+        if key not in self._deliveries or not self._has_cache:
+            self._deliveries[key] = self.application.encode(delivery.data[-count:], knobs)
         return self._deliveries[key]
 
     def infer(self, delivery: Delivery) -> list[Any]:
@@ -186,7 +193,7 @@ class Ledger:
         data_bytes: of the interval's own data, all rounds.
         probe_bytes: data sent in order to adapt (profiles, probes).
         down_bytes: from server to camera.
-        camera_frames: frames encoded.
+        camera_frames: frames encoded, the server's own encodes among them.
         forwards: elements that the network ran on.
         backwards: backward passes.
         search_forwards: those of `forwards` that were for adaptation.
@@ -223,10 +230,10 @@ class Camera:
         self._ledger.camera_frames += len(delivery.kept)
         return delivery
 
-    def encode_last(self, knobs: Knobs) -> Delivery:
-        """The last element alone."""
-        delivery = self._interval.deliver(knobs, len(self._interval.data) - 1)
-        self._ledger.camera_frames += 1
+    def encode_last(self, knobs: Knobs, count: int = 1) -> Delivery:
+        """The last `count` elements alone."""
+        delivery = self._interval.deliver(knobs, max(0, len(self._interval.data) - count))
+        self._ledger.camera_frames += len(delivery.kept)
         return delivery
 
     def send(self, delivery: Delivery) -> None:
@@ -264,18 +271,16 @@ class Server:
         self._ledger.search_forwards += len(delivery.kept)
         return self._interval.infer(delivery)
 
-    def saliency(self, delivery: Delivery, *, is_analysed: bool = True) -> Saliency:
-        """Backward pass of the last element.
-
-        Args:
-            delivery: what arrived.
-            is_analysed: the forward pass was made anyway (its activations are kept); else it is charged too.
-        """
+    def saliency(self, delivery: Delivery) -> Saliency:
+        """Backward pass of the last element of a delivery that was analysed (its activations are kept)."""
         self._ledger.backwards += 1
-        if not is_analysed:
-            self._ledger.forwards += 1
-            self._ledger.search_forwards += 1
         return self._interval.saliency(delivery)
+
+    def encode_again(self, delivery: Delivery, knobs: Knobs, count: int = 1) -> Delivery:
+        """The last `count` elements of what arrived, encoded by the server itself with other knobs. Nothing is sent."""
+        again = self._interval.reencode(delivery, knobs, count)
+        self._ledger.camera_frames += len(again.kept)
+        return again
 
     def score(self, results: Sequence[Any], truth: Sequence[Any]) -> float:
         """Accuracy of results that have been paid for against others."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,8 @@ class BoxDetection:
 @dataclasses.dataclass(frozen=True, eq=False)
 class BoxTracking(BoxDetection):
     """The same objects followed from frame to frame; the accuracy is F1 of links between neighbouring frames."""
+
+    least_elements: ClassVar[int] = 2
 
     def accuracy(self, results: Sequence[Detections], truth: Sequence[Detections]) -> float:
         """F1 of links over the interval: a link is right if both its ends lie on the ends of a true link."""

@@ -143,6 +143,19 @@ def upscaling(results: Results) -> Drawing:
     return _tradeoff(results, BYTES, "Accuracy against bytes, super-resolution at the server", CHARGED)
 
 
+@figure("oneadapt", "tradeoff_others", experiment="tradeoff_others", paper_ref="other modalities")
+def tradeoff_others(results: Results) -> Drawing:
+    """Accuracy against bytes on the other inputs and tasks, knobs of the encoder."""
+    return _tradeoff(results, BYTES, "Accuracy against bytes, other inputs and tasks", CHARGED)
+
+
+@figure("oneadapt", "real_clips", experiment="real_clips")
+def real_clips(results: Results) -> Drawing:
+    """Accuracy against bytes on real video files with a real detector, knobs of the encoder."""
+    text = f"{CHARGED} The offline profile of each file is made of another file."
+    return _tradeoff(results, BYTES, "Accuracy against bytes, real clips", text)
+
+
 @figure("oneadapt", "frame_rate", experiment="frame_rate")
 def frame_rate(results: Results) -> Drawing:
     """The main comparison with frames per interval as a third knob."""
@@ -156,7 +169,7 @@ def frame_rate(results: Results) -> Drawing:
 @figure(
     "oneadapt",
     "savings",
-    experiment=["tradeoff", "tradeoff_others", "blocks", "frame_filter", "upscaling"],
+    experiment=["tradeoff", "tradeoff_others", "real_clips", "blocks", "frame_filter", "upscaling"],
     paper_ref="headline claims",
 )
 def savings(results: Results) -> Drawing:
@@ -165,7 +178,8 @@ def savings(results: Results) -> Drawing:
     rows = results.only(metric=["late_saving", "late_gain"]).frame.copy()
     rows = rows[rows["factor.ours"] != "oneadapt_plain"]  # its own numbers are in the claim table
     rows["group"] = [NAMES.get(name, name) for name in rows["workload"]]
-    rows.loc[~rows["experiment"].str.startswith("tradeoff"), "group"] += ", " + rows["experiment"].str.replace("_", " ")
+    is_other = ~rows["experiment"].str.startswith(("tradeoff", "real_clips"))
+    rows.loc[is_other, "group"] += ", " + rows["experiment"].str.replace("_", " ")
     points = summarise(rows, ["metric", "group", "series"])
     styles = series_styles(results.frame, results.records_of(results.frame))
     groups = sorted(points["group"].unique(), key=lambda g: (g.count(","), g))
@@ -215,7 +229,7 @@ def savings(results: Results) -> Drawing:
     return Drawing(fig, points, rows, "What OneAdapt saves and gains", text)
 
 
-@figure("oneadapt", "guard", experiment=["tradeoff", "tradeoff_others"])
+@figure("oneadapt", "guard", experiment=["tradeoff", "tradeoff_others", "real_clips"])
 def guard(results: Results) -> Drawing:
     """Accuracy at every price of bytes: the guarded rule, the paper's plain rule, the released code's Adam."""
     own = results.only(method=["oneadapt", "oneadapt_plain", "oneadapt_adam"])

@@ -14,8 +14,8 @@ from oneadapt import ascent
 from oneadapt.api import METHODS, Feedback, Saliency
 from oneadapt.baselines import every_nth
 from oneadapt.contract import BrightBlocks, prepared, small_application, small_clip
-from oneadapt.controllers import Ascent, OneAdapt
-from oneadapt.profiles import Profile, content_features, make_profile, one_step_moves
+from oneadapt.controllers import Ascent, Calibrator, OneAdapt
+from oneadapt.profiles import Calibration, Profile, content_features, make_profile, one_step_moves
 from oneadapt.session import Application, Camera, Interval, Ledger, Server, key_of, run_clip
 
 KNOB = SimpleNamespace(name="k", values=("a", "b", "c"))
@@ -141,17 +141,15 @@ class Counting(BrightBlocks):
 @pytest.mark.parametrize("name", ["oneadapt", "oneadapt_plain", "awstream", "chameleon"])
 def test_reported_work_is_the_work_that_was_done(name):
     task = Counting()
-    application = dataclasses.replace(small_application("encoding"), task=task, extra={"scale": 1.0})
+    application = dataclasses.replace(small_application("encoding"), task=task)
     clip = small_clip(np.random.default_rng(1), 5)
     records = run_clip(application, {"": METHODS.create(name).controller(application)}, clip, has_cache=False)[""]
     truth = sum(len(data) for data in clip)  # the harness's own runs at the best setting
-    assert task.calls["infer"] - truth == sum(r.ledger.forwards for r in records) - _probe_forwards(records)
+    assert task.calls["infer"] - truth == sum(r.ledger.forwards for r in records)
     assert task.calls["saliency"] == sum(r.ledger.backwards for r in records)
-
-
-def _probe_forwards(records):
-    """A probe's forward is part of its saliency, not a call of `infer`."""
-    return int(sum(r.note.get("probed", 0) for r in records))
+    assert sum(r.note.get("probed", 0) + r.note.get("tried", 0) for r in records) == (
+        sum(r.ledger.search_forwards for r in records) if name == "oneadapt" else 0
+    )
 
 
 def test_cached_sessions_are_the_same():
@@ -192,7 +190,7 @@ def test_dead_zone_raises_the_knobs():
         for qp in plain.knob("qp").values
     }
     values = list(detail.values())
-    application = dataclasses.replace(plain, task=Blind(least=(values[1] + values[2]) / 2), extra={"scale": 1.0})
+    application = dataclasses.replace(plain, task=Blind(least=(values[1] + values[2]) / 2))
 
     def last_qps(name):
         method = METHODS.create(name, trade=1.0, **({"probe_every": 3} if name == "oneadapt" else {}))
@@ -207,6 +205,48 @@ def test_dead_zone_raises_the_knobs():
     assert np.mean(guarded) < np.mean(collapsed)
     assert any(record.note.get("guarded") for record in records)
     assert sum(record.ledger.probe_bytes for record in records) > 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Indifferent(BrightBlocks):
+    """A network whose results never change, with a gradient that says they would."""
+
+    def infer(self, x_NHWC):
+        return [np.ones((3, 4), bool) for _ in x_NHWC]
+
+    def saliency(self, x_HWC):
+        return Saliency(4.0, 0, np.ones(x_HWC.shape[:2], np.float32))
+
+
+def test_a_scale_that_is_too_high_is_found_out():
+    application = dataclasses.replace(small_application("encoding"), task=Indifferent())
+    clip = [small_clip(np.random.default_rng(1), 1)[0]] * 30
+
+    def run(**knobs):
+        controller = METHODS.create("oneadapt", trade=0.5, scale=0.1, **knobs).controller(application)
+        return run_clip(application, {"": controller}, clip)[""]
+
+    stuck, found_out = run(is_calibrating=False), run()
+    assert all(key_of(record.knobs) == key_of(application.best) for record in stuck)
+    assert found_out[-1].ledger.data_bytes < 0.8 * found_out[0].ledger.data_bytes
+    # Tries are charged: after 1 interval, then 2 and 4 later.
+    tried = [record for record in found_out if record.note.get("tried")]
+    assert [record.t for record in tried[:2]] == [1, 3]
+    # 3 frames of its own, 3 at the best setting, 3 for each of two knobs, and the one that the server encodes.
+    ledger = tried[0].ledger
+    assert (ledger.search_forwards, ledger.camera_frames, ledger.probe_bytes) == (1, 13, 0)
+
+
+def test_probes_hold_as_many_elements_as_the_task_can_score():
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Pairs(Indifferent):
+        least_elements: int = 2
+
+    application = dataclasses.replace(small_application("encoding"), task=Pairs())
+    clip = [small_clip(np.random.default_rng(1), 1)[0]] * 4
+    controller = METHODS.create("oneadapt", trade=0.5, scale=0.1).controller(application)
+    records = run_clip(application, {"": controller}, clip)[""]
+    assert {record.ledger.search_forwards for record in records} == {0, 2}
 
 
 def test_no_look_before_the_first_interval():
@@ -283,14 +323,26 @@ def profile_of(features, accuracy, share, estimated=(1.0,), true=(0.1,)):
     settings = ({"k": 0}, {"k": 1})
     return Profile(
         settings, np.array(accuracy, float), np.array(share, float), np.array(features, float),
-        np.array(estimated, float), np.array(true, float), ("k",) * len(estimated), 0, 0,
+        {"best": np.array(estimated, float)}, np.array(true, float), ("k",) * len(estimated), 0, 0,
     )  # fmt: skip
 
 
 def test_scale_is_true_over_estimated():
     # (0.1 + 0.3) / (2 + 6)
-    assert profile_of([[0]], [[1, 1]], [[1, 0]], (2, 6), (0.1, 0.3)).scale == pytest.approx(0.05)
-    assert profile_of([[0]], [[1, 1]], [[1, 0]], (0, 0), (0, 0)).scale == 1.0
+    found = profile_of([[0]], [[1, 1]], [[1, 0]], (2, 6), (0.1, 0.3)).calibration("best")
+    assert (found.scale, found.step) == (pytest.approx(0.05), 4)
+    assert profile_of([[0]], [[1, 1]], [[1, 0]], (0, 0), (0, 0)).calibration("best") == Calibration(1.0, 1.0)
+
+
+def test_calibrator_by_hand():
+    # Two probes' worth of prior: 2 x 4 at risk, 2 x 4 x 0.05 = 0.4 lost.
+    found = Calibrator(Calibration(scale=0.05, step=4))
+    found.learn(0.2, 2)
+    assert found.scale == pytest.approx((0.4 + 0.2) / (8 + 2))
+    found.learn(0.0, 4)  # what was seen before counts for 0.8 of itself
+    assert found.scale == pytest.approx((0.4 + 0.16) / (8 + 1.6 + 4))
+    found.learn(0.5, -1)  # no estimate to compare with
+    assert found.scale == pytest.approx((0.4 + 0.16) / (8 + 1.6 + 4))
 
 
 def test_casva_follows_features():
@@ -328,6 +380,7 @@ def test_methods_that_need_a_profile_say_so():
         ("oneadapt", {"rate": 0}),
         ("oneadapt", {"optimiser": "lbfgs"}),
         ("oneadapt", {"rounding": "up"}),
+        ("oneadapt", {"reference": "raw"}),
         ("oneadapt", {"every": 0}),
         ("oneadapt", {"scale": 0}),
         ("awstream", {"extra_frames": 0}),
@@ -362,7 +415,9 @@ def test_gradients_cost_one_encode_per_knob():
 
     sent = interval.deliver(application.best)
     gradient = Gradient.of(Server(interval, ledger).saliency(sent), application.task.block)
-    accuracy, resource = controller.gradients(gradient, sent, sent, Camera(interval, ledger))
+    accuracy, resource = controller.gradients(
+        gradient, sent, sent, Camera(interval, ledger), application.to_input(data)
+    )
     assert ledger.camera_frames == len(application.knobs) * len(data)
     assert (accuracy >= 0).all()  # at the best setting, cheaper is never better
     assert (resource > 0).all()

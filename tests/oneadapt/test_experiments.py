@@ -1,5 +1,6 @@
 """Every experiment yields rows on a tiny workload; the runner and the figures take them; curves are compared by hand."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import ConfigError
+from common.errors import ConfigError, DataUnavailable
 from common.experiment import Run
 from oneadapt.api import EXPERIMENTS, METHODS, WORKLOADS
 from oneadapt.experiments_estimate import cheaper_pairs, correlations, shape_shares
@@ -51,7 +52,19 @@ def test_experiment_yields_rows(name):
 
 
 def test_every_registered_experiment_has_a_plan():
-    assert set(EXPERIMENTS.names()) == set(PLAN)
+    # Without a data root `real_clips` can only fail: `experiment=all` must not have it.
+    assert set(EXPERIMENTS.names()) == set(PLAN) | {"real_clips"}
+
+
+def test_real_clips_need_files_and_methods(tmp_path):
+    run = Run("oneadapt", "real_clips", "smoke", 0, 1, {"oneadapt": METHODS.create("oneadapt")})
+    with pytest.raises(DataUnavailable, match=r"data\.root"):
+        next(EXPERIMENTS.create("real_clips").rows(run))
+    (tmp_path / "one.mp4").write_bytes(b"")
+    with pytest.raises(ConfigError, match="two video files"):
+        next(EXPERIMENTS.create("real_clips").rows(dataclasses.replace(run, data={"root": str(tmp_path)})))
+    with pytest.raises(ConfigError, match="methods"):
+        next(EXPERIMENTS.create("real_clips").rows(dataclasses.replace(run, methods={})))
 
 
 def test_clips_of_two_seeds_are_two_items():

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from oneadapt.api import WORKLOADS, Delivery, Saliency
 from oneadapt.contract import BrightBlocks
-from oneadapt.gradient import Gradient, accuracy_gradient, block_mean
+from oneadapt.gradient import Gradient, accuracy_gradient, block_mean, reference_of
 from oneadapt.tasks import CentreDetection, centre_f1, centres, peaks, soft_count, sum_of_scores
 from oneadapt.upscaling import Enlarger
 
 
 def delivery(x, num_bytes=100):
-    return Delivery({}, np.asarray(x, np.float32), num_bytes, tuple(range(len(x))))
+    x = np.asarray(x, np.float32)
+    return Delivery({}, x, num_bytes, tuple(range(len(x))), x)
 
 
 def test_linear_network_by_hand():
@@ -46,8 +47,23 @@ def test_accuracy_gradient_is_the_difference_quotient():
     gradient = Gradient.of(Saliency(2.0, 0, np.ones((1, 1), np.float32)), (1, 1))
     best, dear, cheap = (delivery(np.full((1, 1, 1, 1), value)) for value in (0.0, 0.1, 0.5))
     # risks 0.05 and 0.25; a step of 0.25 in the state
-    assert accuracy_gradient(gradient, dear, cheap, best, 0.25) == pytest.approx((0.25 - 0.05) / 0.25)
-    assert accuracy_gradient(gradient, dear, dear, best, 0.25) == 0.0
+    assert accuracy_gradient(gradient, dear, cheap, best.x, 0.25) == pytest.approx((0.25 - 0.05) / 0.25)
+    assert accuracy_gradient(gradient, dear, dear, best.x, 0.25) == 0.0
+
+
+def test_the_first_step_is_not_charged_with_coding_noise():
+    # Two quantisers that are nearly as coarse: their noise differs from pixel to pixel, the error against the sensor hardly.
+    rng = np.random.default_rng(0)
+    sensor = rng.random((1, 256, 256, 1)).astype(np.float32)
+    best, cheap = (delivery(np.round(sensor * levels) / np.float32(levels)) for levels in (10, 9))
+    gradient = Gradient.of(Saliency(1.0, 0, np.ones((256, 256), np.float32)), (16, 16))
+    against = {
+        reference: accuracy_gradient(gradient, best, cheap, reference_of(reference, sensor, best), 1.0)
+        for reference in ("best", "sensor")
+    }
+    # Mean |error| of a uniform quantiser is step / 4.
+    assert against["sensor"] == pytest.approx(256 * 256 * (1 / 9 - 1 / 10) / 4, rel=0.2)
+    assert against["best"] > 5 * against["sensor"]
 
 
 def test_a_dim_scene_does_not_divide_by_zero():
@@ -69,8 +85,9 @@ def test_block_means_keep_the_sum(rows, columns, height, width):
 
 def test_soft_count_and_sum():
     score = torch.tensor([0.5, 1.0, 0.0])
-    # sigmoid(0) + sigmoid(10) + sigmoid(-10) = 0.5 + 1
-    assert float(soft_count(score)) == pytest.approx(1.5, abs=1e-6)
+    # sigmoid(0) + sigmoid(10) + sigmoid(-10) = 0.5 + 1, less three times sigmoid(-10)
+    assert float(soft_count(score)) == pytest.approx(1.5 - 3 * 4.5398e-5, abs=1e-6)
+    assert float(soft_count(torch.zeros(1000), theta=0.3)) == pytest.approx(0, abs=1e-3)
     assert float(sum_of_scores(torch.tensor([0.4, 0.6, 0.9]))) == pytest.approx(1.5)
 
 
