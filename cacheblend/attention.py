@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 BLOCK_ROWS = 128
-LONG_BLOCK_ROWS, LONG_KEYS = 32, 1024
+LONG_BLOCK_ROWS, LONG_KEYS = 64, 1024
 """Rows per block on a CPU from so many keys on: what a block computes in vain grows with the keys between its rows."""
 
 

@@ -16,7 +16,7 @@ Shape legend: B batch, H query heads, G key/value heads, R query rows, T keys, D
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,23 +55,29 @@ class Session:
     num_tokens: int | None = None
 
 
+class ReadingDone(Exception):
+    """All that a reading wants is known; what the model would still compute is of no use to it."""
+
+
 class ColumnSums:
     """Adds up, per layer and key, the attention that the key gets from all rows and heads (LLMSteer, cumulative score).
 
     Args:
-        num_layers: layers of the model.
+        layers: which layers are read.
         block_rows: query rows handled at once. Memory is O(H * block_rows * T), never T x T.
+        stops: end the model's forward pass with `ReadingDone` once the last of the layers is read.
 
     Attributes:
         sums: {layer: (T,)}, float32, unpadded batch of one.
         num_rows: {layer: rows seen so far}.
     """
 
-    def __init__(self, num_layers: int, block_rows: int = _BLOCK_ROWS) -> None:
+    def __init__(self, layers: Iterable[int], block_rows: int = _BLOCK_ROWS, *, stops: bool = False) -> None:
         if block_rows < 1:
             raise ConfigError(f"block_rows={block_rows} must be at least 1.")
-        self.num_layers = num_layers
+        self.layers = tuple(sorted(set(layers)))
         self.block_rows = block_rows
+        self._stops = stops
         self.sums: dict[int, Tensor] = {}
         self.num_rows: dict[int, int] = {}
 
@@ -95,10 +101,12 @@ class ColumnSums:
             sums_T = sums_T + functional.pad(before, (0, len(sums_T) - len(before)))
         self.sums[layer] = sums_T
         self.num_rows[layer] = self.num_rows.get(layer, 0) + query_BHRD.shape[2]
+        if self._stops and layer == self.layers[-1]:
+            raise ReadingDone
 
     def stacked(self) -> Tensor:
-        """All layers, (L, T)."""
-        return torch.stack([self.sums[layer] for layer in range(self.num_layers)])
+        """The layers that are read, in their order, (L, T)."""
+        return torch.stack([self.sums[layer] for layer in self.layers])
 
 
 def column_sums(

@@ -9,12 +9,13 @@
 Shape legend: L layers, N context tokens, V vocabulary.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from common.errors import ConfigError
 from common.models import prompt_format
 from common.models.loading import LoadedModel
 from llmsteer.api import Context, ContextItem, SteeringPlan, TokenQuery
-from llmsteer.attention import NAME, ColumnSums, LayerSteering, Session, active
+from llmsteer.attention import NAME, ColumnSums, LayerSteering, ReadingDone, Session, active
 from llmsteer.record import SteeringRecord, hash_ids, model_fingerprint
 from llmsteer.selection import Selection, select
 
@@ -125,7 +126,7 @@ class Engine:
         self.dtype = str(loaded.dtype).removeprefix("torch.")
         self.tokens_forwarded = 0
         self.generations = 0
-        self._readings: OrderedDict[tuple[str, str], Tensor] = OrderedDict()
+        self._readings: OrderedDict[tuple[str, str, tuple[int, ...] | None], Tensor] = OrderedDict()
         self._plain: tuple[str, Prepared] | None = None
 
     @property
@@ -231,44 +232,69 @@ class Engine:
 
     # ----------------------------------------------------------------------------------------------------------- offline
 
-    def read(self, prefix: Sequence[int], context_ids: Sequence[int]) -> Tensor:
+    def read(self, prefix: Sequence[int], context_ids: Sequence[int], layers: Collection[int] | None = None) -> Tensor:
         """One contextual reading: column sums of the context's tokens over all heads and rows, (L, N), float32.
 
-        Rows of the prefix see no context, so the rows counted are those of the context itself. Never builds an N x N matrix.
+        Rows of the prefix see no context, so the rows counted are those of the context itself. Never builds an N x N matrix. The
+        model runs up to the attention of the last layer that is wanted.
+
+        Args:
+            layers: which layers, increasing in the result; None: all.
         """
-        collector = ColumnSums(self.num_layers, self._block_rows)
+        wanted = range(self.num_layers) if layers is None else layers
+        collector = ColumnSums(wanted, self._block_rows, stops=True)
         empty = torch.zeros(0, dtype=torch.int64)
         session = Session()
-        layers = {i: LayerSteering(empty, None, session, collector=collector) for i in range(self.num_layers)}
-        self._run([*prefix, *context_ids], None, layers)
+        reading = {layer: LayerSteering(empty, None, session, collector=collector) for layer in collector.layers}
+        with contextlib.suppress(ReadingDone):
+            self._run([*prefix, *context_ids], None, reading)
         return collector.stacked()[:, len(prefix) :]
 
-    def readings(self, context: Context, query: TokenQuery | None = None) -> tuple[Tensor, Tensor]:
+    def readings(
+        self, context: Context, query: TokenQuery | None = None, layers: tuple[int, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Readings under P1 and P2, (L, N) each. Without a query they are kept, for the next method that wants them."""
-        return self._reading(context, 0, query), self._reading(context, 1, query)
+        return self._reading(context, 0, query, layers), self._reading(context, 1, query, layers)
 
-    def _reading(self, context: Context, which: int, query: TokenQuery | None) -> Tensor:
+    def _reading(
+        self, context: Context, which: int, query: TokenQuery | None, layers: tuple[int, ...] | None
+    ) -> Tensor:
         prefix = self.prefix(which, query)
         if query is not None:  # online work: must be done each time, or its time would be a lie
-            return self.read(prefix, context.ids)
-        key = (hash_ids(prefix), hash_ids(context.ids))
+            return self.read(prefix, context.ids, layers)
+        key = (hash_ids(prefix), hash_ids(context.ids), layers)
         if key not in self._readings:
-            self._readings[key] = self.read(prefix, context.ids)
+            self._readings[key] = self.read(prefix, context.ids, layers)
             while len(self._readings) > _KEPT_READINGS:
                 self._readings.popitem(last=False)
         self._readings.move_to_end(key)
         return self._readings[key]
 
-    def select(self, context: Context, how: Selection, query: TokenQuery | None = None) -> dict[int, Tensor]:
-        """The steering set of each layer, relative to the context's start; as many readings as the choice needs."""
+    def select(
+        self,
+        context: Context,
+        how: Selection,
+        query: TokenQuery | None = None,
+        layers: Collection[int] | None = None,
+    ) -> dict[int, Tensor]:
+        """The steering set of each layer, relative to the context's start; as many readings as the choice needs.
+
+        Args:
+            layers: which layers will be steered, so that no other is read; None: all. A pooled set is made of all layers anyway.
+        """
+        wanted = tuple(range(self.num_layers)) if layers is None else tuple(sorted(set(layers)))
+        if not wanted:
+            return {}
+        read = None if layers is None or how.sets == "pooled" else wanted
         if how.combine == "pass1":
-            first = second = self._reading(context, 0, query)
+            first = second = self._reading(context, 0, query, read)
         elif how.combine == "pass2":
-            first = second = self._reading(context, 1, query)
+            first = second = self._reading(context, 1, query, read)
         else:
-            first, second = self.readings(context, query)
+            first, second = self.readings(context, query, read)
         shorter = min(len(self.prefix(0, query)), len(self.prefix(1, query)))
-        return select(first, second, how, context.excluded, shorter)
+        chosen = select(first, second, how, context.excluded, shorter)
+        return chosen if read is None else dict(zip(wanted, chosen.values(), strict=True))
 
     def make_record(
         self,

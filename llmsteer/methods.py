@@ -95,6 +95,14 @@ class _Steered:
     def _prompt(self) -> int:
         return int(self.cached_prompt == "P2")
 
+    def _chosen_heads(self, engine: Engine) -> dict[int, tuple[int, ...]]:
+        """{layer: heads} to steer."""
+        if self.heads == "all":
+            return engine.all_heads()
+        if engine.profile is None:
+            raise ConfigError("heads=profiled needs a head profile; profile the model first or use heads=all.")
+        return {layer: heads for layer, heads in engine.profile.heads.items() if heads}
+
     def _steered(
         self,
         engine: Engine,
@@ -103,12 +111,8 @@ class _Steered:
         query: TokenQuery | None = None,
         calls: int = 0,
     ) -> SteeringPlan:
-        if self.heads == "all":
-            heads, alpha = engine.all_heads(), self.alpha
-        elif engine.profile is None:
-            raise ConfigError("heads=profiled needs a head profile; profile the model first or use heads=all.")
-        else:
-            heads, alpha = dict(engine.profile.heads), self.alpha if self.alpha is not None else engine.profile.alpha
+        heads = self._chosen_heads(engine)
+        alpha = self.alpha if self.alpha is not None or engine.profile is None else engine.profile.alpha
         assert alpha is not None
         record = engine.make_record(
             context,
@@ -157,7 +161,7 @@ class LLMSteer(_Steered):
         return Selection(self.k, self.k_fraction, self.score, self.sets, self.combine, self.exclude_sink)
 
     def plan(self, context: Context, engine: Engine, query: TokenQuery | None) -> SteeringPlan:
-        return self._steered(engine, context, engine.select(context, self.selection))
+        return self._steered(engine, context, engine.select(context, self.selection, layers=self._chosen_heads(engine)))
 
 
 @METHODS.add("llmsteer_union", label="union of the passes")
@@ -193,7 +197,9 @@ class LLMSteerQueryDependent(LLMSteer):
 
     def plan(self, context: Context, engine: Engine, query: TokenQuery | None) -> SteeringPlan:
         assert query is not None
-        return self._steered(engine, context, engine.select(context, self.selection, query), query)
+        return self._steered(
+            engine, context, engine.select(context, self.selection, query, self._chosen_heads(engine)), query
+        )
 
 
 @METHODS.add("pasta", label="PASTA, gold sentence marked", color="#56B4E9", marker="X")

@@ -285,7 +285,7 @@ def test_the_collector_sees_the_models_own_attention(name):
     want = torch.stack([a[0].sum((0, 1)) for a in model(IDS, output_attentions=True).attentions])
     model.set_attn_implementation("sdpa")
     for parts in (((0, 40),), ((0, 17), (17, 40))):
-        collector = ColumnSums(3, block_rows=8)
+        collector = ColumnSums(range(3), block_rows=8)
         empty = torch.zeros(0, dtype=torch.int64)
         with active(model, {i: LayerSteering(empty, None, Session(), collector=collector) for i in range(3)}):
             cache = DynamicCache()

@@ -55,6 +55,25 @@ def test_readings_equal_eager_attention_and_ignore_the_block_size():
         torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
+def test_only_the_wanted_layers_are_read_and_nothing_behind_them_is_computed():
+    model = build("llama_gqa")
+    engine = Engine(wrap(model))
+    whole = engine.read((1, 7, 9), CONTEXT.ids)
+    ran = []
+    for index, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_hook(lambda *args, index=index: ran.append(index))
+    assert torch.equal(engine.read((1, 7, 9), CONTEXT.ids, [1]), whole[1:2])
+    assert ran == [0]
+    how = Selection(k=8)
+    everywhere = Engine(wrap(model)).select(CONTEXT, how)
+    chosen = engine.select(CONTEXT, how, layers=[2, 0])
+    assert list(chosen) == [0, 2]
+    assert all(torch.equal(chosen[layer], everywhere[layer]) for layer in chosen)
+    assert engine.select(CONTEXT, how, layers=[]) == {}
+    pooled = Selection(k=8, sets="pooled")
+    assert torch.equal(engine.select(CONTEXT, pooled, layers=[0])[0], engine.select(CONTEXT, pooled)[0])
+
+
 def test_indices_are_relative_to_the_context_whatever_the_prefix(engine):
     made = engine.read((1, *[9] * 5), CONTEXT.ids), engine.read((1, *[9] * 30), CONTEXT.ids)
     assert made[0].shape == made[1].shape == (3, 60)
@@ -198,7 +217,7 @@ def test_the_closest_sentence_is_the_copied_one():
 def test_random_tokens_are_as_many_as_selected_ones(engine):
     chosen = LLMSteer(k=16).plan(CONTEXT, engine, None).record.layers
     drawn = METHODS.create("random_tokens", k=16).plan(CONTEXT, engine, None).record.layers
-    assert {layer: len(tokens) for layer, tokens in chosen.items()} == {layer: len(t) for layer, t in drawn.items()}
+    assert {layer: len(tokens) for layer, tokens in chosen.items()} == {layer: len(drawn[layer]) for layer in chosen}
     assert any(chosen[layer].tolist() != drawn[layer].tolist() for layer in chosen)
 
 
