@@ -125,8 +125,10 @@ class ProxyQuality:
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per clip: `pearson` and `spearman`, factor `level`: in one interval (mean over intervals), or of losses averaged
-        over the clip; with factor `estimate`: the gradient, or the plain difference of inputs. Points of the averaged ones:
-        `estimated_loss`, `true_loss` with factors `pair`, `knob`.
+        over the clip; with factor `estimate`: the gradient with differences from the best setting (the paper's) or from the
+        sensor's data, or the plain difference of inputs. Points of the averaged ones: `estimated_loss`, `true_loss` with factors
+        `pair`, `knob`. `first_step_share`: of the loss of all pairs, the share of those that begin at the best setting, by each
+        estimate and in truth.
         """
         items = [
             (f"s{run.seed}-{name}-{index}", (name, index)) for name in self.workloads for index in range(run.num_items)
@@ -135,21 +137,31 @@ class ProxyQuality:
             workload, application = _loaded(run, name)
             clip = test_clip(run, workload, name, index, self.num_intervals)
             pairs = cheaper_pairs(application, self.distance)
-            true, by_gradient, by_pixels = (np.zeros((len(clip), len(pairs))) for _ in range(3))
+            true, by_gradient, by_sensor, by_pixels = (np.zeros((len(clip), len(pairs))) for _ in range(4))
             for t, data in enumerate(clip):
                 interval = Interval(application, data)
                 best, truth = interval.deliver(application.best), interval.truth
+                sensor_NHWC = application.to_input(data)
                 for p, (dear, cheap, _) in enumerate(pairs):
                     a, b = interval.deliver(dear), interval.deliver(cheap)
                     score = application.task.accuracy
                     true[t, p] = score(interval.infer(a), truth) - score(interval.infer(b), truth)
                     gradient = Gradient.of(interval.saliency(a), application.task.block)
                     by_gradient[t, p] = gradient.risk(b.x, best.x) - gradient.risk(a.x, best.x)
+                    by_sensor[t, p] = gradient.risk(b.x, sensor_NHWC) - gradient.risk(a.x, sensor_NHWC)
                     by_pixels[t, p] = np.abs(b.x - best.x).mean() - np.abs(a.x - best.x).mean()
-            yield ItemRows(key, self._rows(name, pairs, true, {"gradient": by_gradient, "plain difference": by_pixels}))
+            estimates = {"gradient": by_gradient, "gradient, sensor": by_sensor, "plain difference": by_pixels}
+            is_first = np.array([dear == application.best for dear, _, _ in pairs])
+            yield ItemRows(key, self._rows(name, pairs, true, estimates, is_first))
 
-    def _rows(self, name: str, pairs: Sequence[Any], true: Any, estimates: dict[str, Any]) -> list[Row]:
+    def _rows(
+        self, name: str, pairs: Sequence[Any], true: Any, estimates: dict[str, Any], is_first: npt.NDArray[np.bool_]
+    ) -> list[Row]:
         rows = []
+        for estimate, values in {**estimates, "truth": true}.items():
+            if values.sum() > 0:
+                share = float(values[:, is_first].sum() / values.sum())
+                rows.append(Row("first_step_share", share, "1", "measured", "", {"estimate": estimate}, name))
         for estimate, values in estimates.items():
             each = [correlations(values[t], true[t]) for t in range(len(true))]
             known = [pair for pair in each if pair is not None]

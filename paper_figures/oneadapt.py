@@ -333,6 +333,15 @@ def _labels(points: pd.DataFrame, axis: int) -> Sequence[str]:
     return [str(value) for value in pairs.sort_values(f"factor.place_{axis}")[f"factor.value_{axis}"]]
 
 
+def _short_estimates(points: pd.DataFrame) -> pd.DataFrame:
+    short = {
+        "gradient": "gradient\n(paper)",
+        "gradient, sensor": "gradient,\nsensor",
+        "plain difference": "plain\ndifference",
+    }
+    return points.assign(**{"factor.estimate": points["factor.estimate"].replace(short)})
+
+
 @figure("oneadapt", "proxy_quality", experiment="proxy_quality", paper_ref="proxy quality")
 def proxy_quality(results: Results) -> Drawing:
     """Estimated against true loss of accuracy for one-step moves, and their correlation by interval and on average."""
@@ -340,7 +349,8 @@ def proxy_quality(results: Results) -> Drawing:
     columns = _by_workload(results)
     knob_names = list(results.frame["factor.knob"].dropna().unique())
     styles = plain_styles([str(name) for name in knob_names])
-    fig, grid = panels(2, len(columns), width_in=3.0 if len(columns) > 1 else 4.6, height_in=2.3)
+    is_shared = has(results, "first_step_share")
+    fig, grid = panels(2 + is_shared, len(columns), width_in=3.0 if len(columns) > 1 else 4.6, height_in=2.3)
     plotted = []
     level_styles = plain_styles(["each interval", "clip average"])
     for column, (name, own) in enumerate(columns):
@@ -357,18 +367,31 @@ def proxy_quality(results: Results) -> Drawing:
         grid[0, column].set_xlabel("estimated loss (scaled)")
         grid[0, column].set_ylabel("true loss of accuracy")
         bars_by = ["factor.estimate", "factor.level"]
-        bars = summarise(own.select(keep=bars_by, metric="pearson"), bars_by)
+        bars = _short_estimates(summarise(own.select(keep=bars_by, metric="pearson"), bars_by))
         grouped_bars(grid[1, column], bars, level_styles, "factor.estimate", by="factor.level")
         paper_band(grid[1, column], 0.46, 0.84, "0.65 ± 0.19")
         grid[1, column].set_ylabel("Pearson correlation")
         plotted += [titled_points(points, name), titled_points(bars, name)]
+        if is_shared:
+            shares = summarise(own.select(keep=["factor.estimate"], metric="first_step_share"), ["factor.estimate"])
+            shares = _short_estimates(shares).assign(series="share")
+            grouped_bars(
+                grid[2, column], shares, {"share": SeriesStyle("first steps", "#6F6F6F", "o")}, "factor.estimate"
+            )
+            grid[2, column].set_ylabel("share of loss on the\nfirst steps from the best")
+            plotted.append(titled_points(shares, name))
     legend(fig, max_columns=4 if len(columns) > 1 else 2)
     text = (
         "Above: one-step-cheaper moves, losses averaged over clips. Below: in single intervals a few results decide, "
         "so the estimate is "
         f"weak there; averaged over a clip it is better. {CLIPS}"
     )
-    used = rows_used(results, ["true_loss", "estimated_loss", "pearson"])
+    if is_shared:
+        text += (
+            " Last row: how much of the loss of all moves falls on those that begin at the best setting. Where inputs are "
+            "compared with that setting's (the paper), they look too dear."
+        )
+    used = rows_used(results, ["true_loss", "estimated_loss", "pearson", "first_step_share"])
     return Drawing(fig, pd.concat(plotted, ignore_index=True), used, "Does the proxy follow accuracy?", text)
 
 
