@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--picture-width", type=positive, default=320, help="of the images, in pixels")
     train.add_argument("--num-images", type=int, default=1800)
     train.add_argument("--width", type=int, default=24, help="channels of AccModel")
+    train.add_argument("--max-epochs", type=positive, default=14, help="of the training")
+    train.add_argument("--patience", type=positive, default=4, help="epochs without a better held-out loss that end it")
     train.add_argument("--qp-hi", type=int, default=30)
     train.add_argument("--qp-lo", type=int, default=40)
     train.add_argument("--seed", type=int, default=100)
@@ -193,7 +195,13 @@ def _train(options: argparse.Namespace) -> None:
     from accmpeg.training_images import images_from_folders, rendered_images
 
     settings = TrainingSettings(
-        target=options.target, qp_hi=options.qp_hi, qp_lo=options.qp_lo, width=options.width, seed=options.seed
+        target=options.target,
+        qp_hi=options.qp_hi,
+        qp_lo=options.qp_lo,
+        width=options.width,
+        max_epochs=options.max_epochs,
+        patience=options.patience,
+        seed=options.seed,
     )
     dnn, _ = load_dnn(options.detector, _root(options))
     size = {"height": options.height, "width": options.picture_width}

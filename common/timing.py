@@ -165,3 +165,56 @@ def _waiter(device: str) -> Callable[[], None]:
     import torch
 
     return lambda: torch.cuda.synchronize(device)
+
+
+class SteadyClock:
+    """A clock of CPU time that stands for a machine of constant speed.
+
+    CPU seconds of a core that shares its execution units and caches with other work are of unequal length: the same work took
+    0.7 to 1.5 times its usual time here. This clock times a fixed piece of work between the sections it is read around, outside
+    of itself, and counts each stretch of CPU time in units of what that work took before and after it.
+
+    Args:
+        clock: CPU seconds, `time.process_time`.
+        work: a fixed piece of work of a millisecond or two, of the kind that is timed.
+        every_s: CPU seconds from one probe to the next, at least.
+        probes: how many at the start say what the usual speed is.
+
+    Raises:
+        ConfigError: `probes` below 3, or a negative `every_s`.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], work: Callable[[], object], every_s: float = 0.004, probes: int = 40
+    ) -> None:
+        if probes < 3 or every_s < 0:
+            raise ConfigError(f"probes={probes} must be at least 3 and every_s={every_s} at least 0.")
+        self._clock, self._work, self._every_s = clock, work, every_s
+        self._recent = [self._probe() for _ in range(probes)]
+        self._usual_s = statistics.median(self._recent)
+        self._slowdown, self._value_s = 1.0, 0.0
+        self.slowdowns: list[float] = []
+        """What the fixed work took at each probe, over its usual time."""
+        self._read_s = self._probed_s = clock()
+
+    def __call__(self) -> float:
+        """Seconds at the usual speed since construction."""
+        now_s = self._clock()
+        took_s = now_s - self._read_s
+        if now_s - self._probed_s < self._every_s:
+            self._read_s = now_s
+            self._value_s += took_s / self._slowdown
+            return self._value_s
+        before = self._slowdown
+        self._recent = [*self._recent[-2:], self._probe()]
+        self.slowdowns.append(self._recent[-1] / self._usual_s)
+        # One probe may be interrupted; of three the middle one is not.
+        self._slowdown = statistics.median(self._recent) / self._usual_s
+        self._value_s += took_s / ((before + self._slowdown) / 2)
+        self._read_s = self._probed_s = self._clock()
+        return self._value_s
+
+    def _probe(self) -> float:
+        begin_s = self._clock()
+        self._work()
+        return self._clock() - begin_s

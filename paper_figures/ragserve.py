@@ -23,7 +23,7 @@ from common.plotting import (
 )
 from common.results import Results
 from common.stats import summarise
-from paper_figures._panels import INTERVALS, need, quality_axis, rows_used, styles_of, titled_points
+from paper_figures._panels import INTERVALS, has, need, quality_axis, rows_used, styles_of, titled_points
 from paper_figures._registry import NothingToDraw, figure
 
 FAMILY_NAMES = {
@@ -515,6 +515,13 @@ def cost(results: Results) -> Drawing:
         "larger model answers "
         "here, so that the quality that a 70B model would buy is not shown."
     )
+    ours = _of(results, server="a40_7b").only(method="ragserve")
+    if has(ours, "profiler_dollars"):
+        keep = ["factor.setting"]
+        paid, profiling = (
+            ours.select(keep=keep, metric=name)["value"].sum() for name in ("dollars", "profiler_dollars")
+        )
+        text += f" On one A40 the profiler's tokens are {profiling / paid:.0%} of what RAGServe costs."
     return Drawing(fig, points, rows_used(results, ["dollars"]), "Cost per query", text)
 
 

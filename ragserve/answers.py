@@ -27,7 +27,7 @@ from ragserve.generation import generate
 from ragserve.prompts import Prompts
 from ragserve.synthesis import Synthesised, SynthesisSettings, synthesise
 
-VERSION = 1
+VERSION = 2
 """Of the table's content; raised when generation changes."""
 
 

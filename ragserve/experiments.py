@@ -563,7 +563,8 @@ class Cost(_Streams):
     profiler_dollars_per_1k_tokens: float = 0.0025
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per workload: dollars per query (modelled), f1; factors `server`, `setting`."""
+        """Per workload: dollars per query and how much of them the profiler takes, profiler_dollars (modelled), f1; factors
+        `server`, `setting`."""
         for lab in self.labs(run):
             if lab.name in run.finished:
                 continue
@@ -577,13 +578,15 @@ class Cost(_Streams):
                     served = lab.serve(variant.policy, kind, pool_tokens(self.pools[0]), times)
                     gpu = served.busy_s / 3600 * self.gpu_dollars_per_hour * cards
                     profiling = sum(r.profile.tokens for r in served.records if r.profile) / 1000
-                    dollars = (gpu + profiling * self.profiler_dollars_per_1k_tokens) / num
+                    profiler_dollars = profiling * self.profiler_dollars_per_1k_tokens / num
+                    dollars = gpu / num + profiler_dollars
                     own: dict[str, Any] = {
                         "method": variant.method,
                         "factors": {"server": server_name, "setting": variant.setting},
                         "workload": ALL,
                     }
                     rows.append(Row("dollars", dollars, "USD", "modelled", **own))
+                    rows.append(Row("profiler_dollars", profiler_dollars, "USD", "modelled", **own))
                     rows.append(Row("f1", served.mean_f1, "1", "measured", **own))
             yield ItemRows(lab.name, rows)
 

@@ -1,7 +1,8 @@
 """Experiments on the serving side: does the simulator agree with a real engine, and how fast is it.
 
 The real engine is transformers' continuous batching with the run's model. Its clock counts CPU seconds of this process (or the
-wall's, by the knob `clock`), so that other work on the machine disturbs neither the calibration nor the comparison.
+wall's, by the knob `clock`), so that other work on the machine disturbs neither the calibration nor the comparison. On a shared
+core these seconds are of unequal length, which a queue amplifies: replays use a `common.timing.SteadyClock`.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from common.serving.calibration import MIN_REPEATS, Batch, calibrate, fit, grid,
 from common.serving.cost import CostModel, Preset, preset
 from common.serving.in_process import TransformersEngine
 from common.serving.simulator import SimEngine, SimOptions
-from common.timing import exclusive
+from common.timing import SteadyClock, exclusive
 from ragserve.api import EXPERIMENTS
 
 _FAMILIES = ("single_fact", "comparison", "multi_hop", "coreference")
@@ -35,7 +36,7 @@ TABLE_1: dict[str, tuple[tuple[int, int], tuple[int, int]]] = {
     "finsec": ((4000, 10000), (20, 40)),
     "qmsum": ((4000, 12000), (20, 60)),
 }
-CLOCKS = ("cpu", "wall")
+CLOCKS = ("cpu", "steady", "wall")
 PAPER_RATE = 2.0
 """Queries per second ("average rate of 2"; the unit is not printed, read as per second)."""
 
@@ -47,7 +48,7 @@ def _loaded(run: Run) -> LoadedModel:
 
 
 def _clock_of(name: str, loaded: LoadedModel) -> Callable[[], float]:
-    """The clock "cpu" or "wall" of a knob.
+    """The clock of a knob: "cpu" time, "steady" (CPU time at a constant speed), or the "wall"'s.
 
     Raises:
         ConfigError: CPU time for a model on a GPU.
@@ -56,9 +57,30 @@ def _clock_of(name: str, loaded: LoadedModel) -> Callable[[], float]:
         return time.monotonic
     if loaded.device.type != "cpu":
         raise ConfigError(
-            f"clock='cpu' counts this process's CPU time, which says nothing of {loaded.device}; use clock=wall."
+            f"clock={name!r} counts this process's CPU time, which says nothing of {loaded.device}; use clock=wall."
         )
-    return time.process_time
+    return time.process_time if name == "cpu" else SteadyClock(time.process_time, _reference_work())
+
+
+def _reference_work() -> Callable[[], object]:
+    """A millisecond or two of what a small model does: some layers of attention and two matrices each, 8 MB of weights."""
+    import torch
+
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(48, 256, generator=rng)
+    layers = [
+        (0.05 * torch.randn(1024, 256, generator=rng), 0.05 * torch.randn(256, 1024, generator=rng)) for _ in range(4)
+    ]
+
+    def work() -> object:
+        y = x
+        with torch.inference_mode():
+            for up, down in layers:
+                seen = (y @ y.T).softmax(-1) @ y
+                y = torch.nn.functional.layer_norm(y + torch.nn.functional.silu(seen @ up.T) @ down.T, (256,))
+        return y
+
+    return work
 
 
 def _check_clock(name: str) -> None:
@@ -82,7 +104,8 @@ class EngineCalibration:
         repeats: timed repeats of each batch, of which the fastest counts, >= 7.
         rounds: over how many rounds through the grid they are spread.
         every: keep every so many-th batch of the grid.
-        clock: "cpu" counts this process's work; "wall" for a GPU, or a machine that does nothing else.
+        clock: "cpu" counts this process's work; "steady" does at a constant speed; "wall" for a GPU, or a machine that does
+            nothing else.
     """
 
     pool_tokens: int = 16384
@@ -109,7 +132,7 @@ class EngineCalibration:
                 repeats=self.repeats,
                 rounds=self.rounds,
                 batches=chosen,
-                clock_name="CPU time of one thread" if self.clock == "cpu" else f"wall time on {loaded.device}",
+                clock_name=f"wall time on {loaded.device}" if self.clock == "wall" else "CPU time of one thread",
             )
         points = []
         for point in report["points"]:
@@ -268,7 +291,8 @@ class EngineReplay:
         max_chunks, summary_tokens: of the queries; see `build_trace`.
         chunk_tokens: of a chunk, where the model has no tokenizer (random weights of a paper's shape); see `random_trace`.
         repeats: replays of each trace at each load; of a query's delays the mean counts.
-        clock: "cpu" counts this process's work, "wall" is for a machine that does nothing else.
+        clock: "steady" counts this process's work at the machine's usual speed, "cpu" as it comes, "wall" is for a machine that
+            does nothing else.
         calibration_every: keep every so many-th batch of the calibration grid.
     """
 
@@ -280,7 +304,7 @@ class EngineReplay:
     summary_tokens: int = 12
     chunk_tokens: int = 64
     repeats: int = 3
-    clock: str = "cpu"
+    clock: str = "steady"
     calibration_every: int = 1
 
     def __post_init__(self) -> None:
@@ -294,8 +318,9 @@ class EngineReplay:
             )
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per trace, pool and load: mean_delay and p95_delay of both engines, mean_delay_error, repeat_spread, same_answers; per
-        pool: capacity."""
+        """Per trace, pool and load: mean_delay and p95_delay of both engines, mean_delay_error, repeat_spread, same_answers, and
+        scheduling_error (of the simulator that takes the real engine's time for each iteration); per pool: capacity; per
+        trace: held_out_error, slowdown (of the machine meanwhile; factor `quantile`)."""
         loaded = _loaded(run)
         for key, _ in run.todo([(f"trace{index:02d}", None) for index in range(run.num_items)]):
             with exclusive(threads=1):
@@ -304,35 +329,46 @@ class EngineReplay:
     def _item(self, run: Run, key: str, loaded: LoadedModel) -> list[Row]:
         # Batches are timed before, between and after the replays, and their mean counts: a delay is a sum of iterations, slow
         # ones among them, on the machine as it is in these minutes. For the same reason a trace is replayed several times.
-        timings = [self._round(loaded)]
-        replays = [self._prepare(run, key, loaded, pool) for pool in self.pools]
+        clock = _clock_of(self.clock, loaded)
+        timings = [self._round(loaded, clock)]
+        replays = [self._prepare(run, key, loaded, clock, pool) for pool in self.pools]
         for _ in range(self.repeats):
             for one in replays:
                 for load_factor in self.loads:
-                    with self._real(loaded, one.facts.pool_tokens) as engine:
+                    with self._real(loaded, clock, one.facts.pool_tokens) as engine:
                         delays, answers = replay(engine, one.trace, one.arrivals(load_factor))
-                    one.runs.setdefault(load_factor, []).append((delays, answers))
-            timings.append(self._round(loaded))
+                        steps_s = [step.seconds for step in engine.trace]
+                    one.runs.setdefault(load_factor, []).append((delays, answers, steps_s))
+            timings.append(self._round(loaded, clock))
         fitted = fit(points_of(timings, "mean"), loaded.spec.name)
         rows = [Row("held_out_error", fitted.held_out_mean, "1", "measured")]
+        if isinstance(clock, SteadyClock):
+            rows += [
+                Row("slowdown", float(np.quantile(clock.slowdowns, q)), "1", "measured", factors={"quantile": q})
+                for q in (0.05, 0.5, 0.95)
+            ]
         for one in replays:
             rows += one.rows(fitted.cost)
         return rows
 
-    def _round(self, loaded: LoadedModel) -> dict[Batch, list[float]]:
+    def _round(self, loaded: LoadedModel, clock: Callable[[], float]) -> dict[Batch, list[float]]:
         batches = grid(self.max_batch_tokens, int(loaded.config.max_position_embeddings))[:: self.calibration_every]
         each = -(-MIN_REPEATS // (self.repeats + 1))
-        with self._real(loaded, 24576) as engine:
-            return time_batches(engine, batches, _clock_of(self.clock, loaded), each)
+        with self._real(loaded, clock, 24576) as engine:
+            return time_batches(engine, batches, clock, each)
 
-    def _real(self, loaded: LoadedModel, pool: int) -> TransformersEngine:
-        clock = _clock_of(self.clock, loaded)
-        sleep = None if self.clock == "cpu" else time.sleep
+    def _real(self, loaded: LoadedModel, clock: Callable[[], float], pool: int) -> TransformersEngine:
         return TransformersEngine(
-            loaded, clock, sleep, pool_tokens=pool, max_batch_tokens=self.max_batch_tokens, max_seqs=64
+            loaded,
+            clock,
+            time.sleep if self.clock == "wall" else None,
+            pool_tokens=pool,
+            max_batch_tokens=self.max_batch_tokens,
+            max_seqs=64,
+            keep_trace=True,
         )
 
-    def _prepare(self, run: Run, key: str, loaded: LoadedModel, pool: int) -> "_Replays":
+    def _prepare(self, run: Run, key: str, loaded: LoadedModel, clock: Callable[[], float], pool: int) -> "_Replays":
         rng = run.rng("trace", key)
         if loaded.tokenizer is None:
             vocabulary = int(loaded.config.vocab_size)
@@ -342,7 +378,7 @@ class EngineReplay:
         else:
             trace = build_trace(loaded, rng, self.num_queries, self.max_chunks, self.summary_tokens)
         gaps = run.rng("arrivals", key).exponential(1.0, len(trace))
-        with self._real(loaded, pool) as engine:
+        with self._real(loaded, clock, pool) as engine:
             delays, first = replay(engine, trace, [0.0] * len(trace))
             facts = engine.facts
         return _Replays(trace, facts, gaps, len(trace) / max(delays), first, {})
@@ -358,7 +394,7 @@ class _Replays:
         gaps: between arrivals, at one query per second.
         capacity: queries per second when all come at once.
         first: answers of that run.
-        runs: by load, (delays, answers) of each repeat.
+        runs: by load, of each repeat: delays, answers, seconds of each iteration.
     """
 
     trace: list[TracedQuery]
@@ -366,7 +402,7 @@ class _Replays:
     gaps: np.ndarray
     capacity: float
     first: dict[Call, Answer]
-    runs: dict[float, list[tuple[list[float], dict[Call, Answer]]]]
+    runs: dict[float, list[tuple[list[float], dict[Call, Answer], list[float]]]]
 
     def arrivals(self, load_factor: float) -> list[float]:
         """Times at which the queries come, the same in every repeat and on both engines."""
@@ -378,22 +414,28 @@ class _Replays:
         yield Row("capacity", self.capacity, "1/s", "measured", factors={"pool_tokens": pool})
         for load_factor, repeats in self.runs.items():
             arrivals = self.arrivals(load_factor)
-            real = [float(value) for value in np.mean([delays for delays, _ in repeats], axis=0)]
+            real = [float(value) for value in np.mean([delays for delays, _, _ in repeats], axis=0)]
             answers = repeats[0][1]
-            # transformers takes pages as a prompt is computed, as vLLM's v1 does.
-            simulator = SimEngine(self.facts, cost, answers.__getitem__, SimOptions(admission="chunk"))
-            simulated, _ = replay(simulator, self.trace, arrivals)
+            # transformers takes pages as a prompt is computed, as vLLM's v1 does; unlike it, it lets calls pass that fit.
+            options = SimOptions(admission="chunk", passes=True)
+            simulated, _ = replay(SimEngine(self.facts, cost, answers.__getitem__, options), self.trace, arrivals)
+            timed = [
+                replay(SimEngine(self.facts, cost, said.__getitem__, options, steps_s), self.trace, arrivals)[0]
+                for _, said, steps_s in repeats
+            ]
             factors = {"pool_tokens": pool, "load": load_factor}
             yield from _delay_rows(real, "measured", factors | {"engine": "transformers"})
             yield from _delay_rows(simulated, "simulated", factors | {"engine": "simulator"})
             error = abs(float(np.mean(simulated)) / float(np.mean(real)) - 1)
             yield Row("mean_delay_error", error, "1", "simulated", factors=factors)
+            means = [float(np.mean(delays)) for delays, _, _ in repeats]
+            apart = [abs(float(np.mean(own)) / mean - 1) for own, mean in zip(timed, means, strict=True)]
+            yield Row("scheduling_error", float(np.mean(apart)), "1", "simulated", factors=factors)
             # How far two repeats of the real engine are apart: no simulator can be nearer than that.
-            means = [float(np.mean(delays)) for delays, _ in repeats]
             yield Row("repeat_spread", max(means) / min(means) - 1, "1", "measured", factors=factors)
             same = [
                 self.first[call].tokens == said.tokens
-                for _, found in repeats
+                for _, found, _ in repeats
                 for call, said in found.items()
                 if call in self.first
             ]

@@ -1,6 +1,6 @@
 """Greedy generation of many calls at once with a transformers model; one call's answer does not depend on the others.
 
-    calls --sorted by length--> batches, left-padded --prefill--> decode step by step; finished rows leave the batch
+    calls --sorted by length--> batches, right-padded --prefill--> decode step by step; finished rows leave the batch
 
 B rows, T tokens, V vocabulary.
 """
@@ -66,27 +66,29 @@ def _generate_batch(loaded: LoadedModel, calls: Sequence[Call]) -> list[Answer]:
     longest = max(len(call.prompt_ids) for call in calls)
     lengths = torch.tensor([len(call.prompt_ids) for call in calls], device=device)
     is_padded = bool((lengths != longest).any())
+    # Padded behind the prompt: no prompt token attends to what follows it, so that prefill needs no mask, which is the faster
+    # attention. Decoding masks the gap between a prompt's end and the tokens generated.
     ids_BT = torch.tensor(
-        [[0] * (longest - len(call.prompt_ids)) + list(call.prompt_ids) for call in calls], device=device
+        [list(call.prompt_ids) + [0] * (longest - len(call.prompt_ids)) for call in calls], device=device
     )
-    mask_BT = (torch.arange(longest, device=device)[None] >= (longest - lengths)[:, None]).long()
-    positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+    mask_BT = (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
     cache: Any = DynamicCache()
     found: list[list[int]] = [[] for _ in calls]
     scores: list[list[float]] = [[] for _ in calls]
     rows = list(range(len(calls)))
     next_B = lengths.clone()
     with torch.no_grad():
+        ends, end_B = torch.unique(lengths - 1, return_inverse=True)
         out = loaded.model(
             input_ids=ids_BT,
-            attention_mask=mask_BT if is_padded else None,
-            position_ids=positions_BT,
+            position_ids=torch.arange(longest, device=device).expand(len(calls), longest),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=ends,
         )
+        logits_BV = out.logits[torch.arange(len(calls), device=device), end_B]
         while True:
-            logprob_BV = out.logits[:, -1].float().log_softmax(-1)
+            logprob_BV = logits_BV.float().log_softmax(-1)
             best_B = logprob_BV.argmax(-1)
             value_B = logprob_BV.gather(1, best_B[:, None])[:, 0]
             keep = []
@@ -111,5 +113,6 @@ def _generate_batch(loaded: LoadedModel, calls: Sequence[Call]) -> list[Answer]:
                 use_cache=True,
                 logits_to_keep=1,
             )
+            logits_BV = out.logits[:, -1]
             next_B = next_B + 1
     return [Answer(tuple(tokens), tuple(values)) for tokens, values in zip(found, scores, strict=True)]

@@ -22,6 +22,20 @@ from common.serving.api import Call, Completion, EngineFacts, Handle, Load, page
 _LOGGER = "ContinuousBatchingLogger"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+    """One iteration of a real engine.
+
+    Attributes:
+        seconds: since the end of the one before, or since work came to the idle engine.
+        prefill_tokens, num_decode: what it computed.
+    """
+
+    seconds: float
+    prefill_tokens: int
+    num_decode: int
+
+
 @dataclasses.dataclass
 class _Flight:
     """A call that the engine is working on."""
@@ -46,6 +60,7 @@ class TransformersEngine:
         pool_tokens, page_tokens, max_batch_tokens, max_seqs: as in `EngineFacts`.
         shares_prefixes: let calls with a common prefix share pages (off: the paper compares without).
         safety_margin: part of the pool below which no further prompt is begun (transformers' default is 0.15).
+        keep_trace: record a `Step` for every iteration.
 
     Raises:
         ConfigError: a size is not allowed, or this version of transformers has another engine inside.
@@ -63,6 +78,7 @@ class TransformersEngine:
         max_seqs: int = 64,
         shares_prefixes: bool = False,
         safety_margin: float = 0.0,
+        keep_trace: bool = False,
     ) -> None:
         if not 1 <= page_tokens <= pool_tokens:
             raise ConfigError(f"a pool of {pool_tokens} tokens holds no page of {page_tokens}; enlarge pool_tokens.")
@@ -88,6 +104,8 @@ class TransformersEngine:
         self._iterations = 0
         self._skipped_s = 0.0
         self._is_running = False
+        self._trace: list[Step] | None = [] if keep_trace else None
+        self._ended_s: float | None = None  # end of the last iteration, if the engine was not idle since
         self._origin_s = clock()
 
     # --- Engine ---
@@ -164,8 +182,7 @@ class TransformersEngine:
         self._is_running = True
         try:
             while True:
-                while self._timers and self._timers[0][0] <= self.now():
-                    heapq.heappop(self._timers)[2]()
+                self._call_due(self.now())
                 if self._flights:
                     self.step()
                 elif self._timers:
@@ -198,6 +215,11 @@ class TransformersEngine:
         return self._iterations
 
     @property
+    def trace(self) -> tuple[Step, ...]:
+        """One entry per iteration, if `keep_trace` was set."""
+        return tuple(self._trace or ())
+
+    @property
     def vocabulary(self) -> int:
         """Tokens that the model knows."""
         return int(self._loaded.config.vocab_size)
@@ -226,10 +248,17 @@ class TransformersEngine:
         with torch.no_grad():
             if not self._processor.prepare_next_batch():
                 return False
+            batch = [(one.query_length, one.state.generated_len() > 0) for one in self._batch()]
             self._manager._generation_step()
             self._processor.update_batch()
         self._iterations += 1
         now_s = self.now()
+        if self._trace is not None:
+            seconds = now_s - (begin_s if self._ended_s is None else self._ended_s)
+            self._trace.append(
+                Step(seconds, sum(n for n, decodes in batch if not decodes), sum(decodes for _, decodes in batch))
+            )
+        self._ended_s = now_s
         for name, flight in self._flights.items():
             state = scheduler.active_requests.get(name)
             if state is None:
@@ -244,6 +273,14 @@ class TransformersEngine:
                 flight.first_token_s = now_s
         self._deliver(begin_s, now_s)
         return True
+
+    def _batch(self) -> list[Any]:
+        """The requests of the iteration that was prepared; nothing unless a trace is kept."""
+        return [] if self._trace is None else list(self._processor.inputs_and_outputs.requests_in_batch)
+
+    def _call_due(self, now_s: float) -> None:
+        while self._timers and self._timers[0][0] <= now_s:
+            heapq.heappop(self._timers)[2]()
 
     def _deliver(self, begin_s: float, now_s: float) -> None:
         outputs = self._manager.output_router.output_queue
@@ -269,12 +306,16 @@ class TransformersEngine:
                 )
             )
             handles.append(flight.handle)
+        # What was due during the iteration came before its end, and so before what its completions lead to.
+        if self._is_running:
+            self._call_due(now_s)
         for handle, completion in zip(handles, done, strict=True):
             handle.finish(completion)
 
     def _wait(self, seconds: float) -> None:
         if seconds <= 0:
             return
+        self._ended_s = None
         if self._sleep is None:
             self._skipped_s += seconds
         else:

@@ -9,7 +9,8 @@ One iteration (RAGServe sheet, 8.3), of at most `max_batch_tokens` tokens:
    are freed, it goes to the front of the queue, and what it has generated becomes prompt to be recomputed.
 2. Prompts that are partly computed get what is left of the budget, in the order of their admission.
 3. Waiting calls are admitted first come, first served, while pages, budget and `max_seqs` last. If the first does not fit,
-   nobody passes it (head-of-line blocking is intended). No admission in an iteration that preempted.
+   nobody passes it (head-of-line blocking is intended; `SimOptions.passes` lifts it). No admission in an iteration that
+   preempted.
 4. The clock moves by the cost model's time. A sequence whose prompt is complete emits its first token in that iteration;
    finished ones free their pages, then callbacks run, then the next iteration is put together.
 
@@ -21,9 +22,10 @@ they are advanced without looking at sequences: the result is the same number fo
 
 import bisect
 import dataclasses
+import functools
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from common.errors import ConfigError
@@ -48,6 +50,7 @@ class SimOptions:
         gang_rule: "whole" admits a group only when all of its waiting calls fit (one by one if they never would);
             "adjacent" keeps them together in the queue but admits each as it fits. (inferred: Parrot dispatches a group
             as one; what it does about memory on a single engine is not stated.)
+        passes: a waiting call that does not fit is passed by later ones that do, as in transformers' engine; with "fcfs" only.
         is_fast: advance iterations in which only sums change without looking at sequences; the result is the same.
         keep_trace: record a row for every iteration.
     """
@@ -55,6 +58,7 @@ class SimOptions:
     admission: Admission = "whole_prompt"
     order: Order = "fcfs"
     gang_rule: GangRule = "whole"
+    passes: bool = False
     is_fast: bool = True
     keep_trace: bool = False
 
@@ -66,6 +70,8 @@ class SimOptions:
         ):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}.")
+        if self.passes and self.order != "fcfs":
+            raise ConfigError(f"passes=True is an exception to order='fcfs'; order={self.order!r} keeps its own.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,20 +156,27 @@ class SimEngine:
         cost: time of an iteration.
         answers: what each call generates. At least one token, at most `max_tokens`.
         options: how it schedules.
+        steps_s: seconds of the first iterations, in turn, instead of the cost model's: those of a real engine, to see the
+            scheduling alone. Every iteration is then looked at in full.
     """
 
     def __init__(
-        self, facts: EngineFacts, cost: CostModel, answers: Answers, options: SimOptions | None = None
+        self,
+        facts: EngineFacts,
+        cost: CostModel,
+        answers: Answers,
+        options: SimOptions | None = None,
+        steps_s: Sequence[float] = (),
     ) -> None:
         self.facts = facts
         self.cost = cost
         self.options = options if options is not None else SimOptions()
         self._answers = answers
+        self._steps_s = steps_s
         self._page = facts.page_tokens
         self.num_pages = facts.pool_tokens // facts.page_tokens
         self._watermark = pages_for(facts.watermark_tokens, facts.page_tokens)
-        self._linear = [cost.linear(n) + cost.cpu_s for n in range(facts.max_batch_tokens + 1)]
-        self._read = [cost.read(n) for n in range(facts.max_batch_tokens + 1)]
+        self._linear, self._read = _tables(cost, facts.max_batch_tokens)
         self._now_s = 0.0
         self._ends_s: float | None = None  # end of the iteration under way
         self._chunks: list[tuple[_Sequence, int]] = []  # and what it prefills
@@ -308,7 +321,8 @@ class SimEngine:
     # --- one iteration ---
 
     def _begin(self) -> None:
-        if self.options.is_fast and not self._prefilling and (self._is_blocked or not (self._fifo or self._gang)):
+        is_fast = self.options.is_fast and self._iterations >= len(self._steps_s)
+        if is_fast and not self._prefilling and (self._is_blocked or not (self._fifo or self._gang)):
             self._stretch()
             due = self._finish_at.pop(self._iterations, None)
             if due:
@@ -347,6 +361,8 @@ class SimEngine:
             + cost.gamma_s * decode_kv
             + self._read[tokens] * (decode_kv + prefill_kv)
         )
+        if self._iterations < len(self._steps_s):
+            step_s = self._steps_s[self._iterations]
         self._chunks = chunks
         self._ends_s = self._now_s + step_s
         if self.options.keep_trace:
@@ -450,9 +466,20 @@ class SimEngine:
                 if not self._could_ever_fit(group):
                     group = [head]
             if not self._fits(group, budget):
-                self._is_blocked = True
+                if self.options.passes:
+                    budget = self._admit_passing(budget, chunks)
+                self._is_blocked = budget > 0
                 break
             for sequence in group:
+                budget = self._place(sequence, budget, chunks)
+        return budget
+
+    def _admit_passing(self, budget: int, chunks: list[tuple[_Sequence, int]]) -> int:
+        """Take in those that fit of the calls behind the first, which does not; returns what is left of the budget."""
+        for sequence in list(self._fifo)[1:]:
+            if budget <= 0:
+                break
+            if self._fits([sequence], budget):
                 budget = self._place(sequence, budget, chunks)
         return budget
 
@@ -536,9 +563,13 @@ class SimEngine:
             bisect.insort(self._gang, ((*_rank(call), first, sequence.order), sequence), key=lambda entry: entry[0])
 
     def _dequeue(self, sequence: _Sequence) -> None:
-        if self._fifo and self._fifo[0] is sequence:
-            self._fifo.popleft()
-            return
+        if self._fifo:
+            if self._fifo[0] is sequence:
+                self._fifo.popleft()
+                return
+            if self.options.passes:
+                self._fifo.remove(sequence)
+                return
         for index, (_, other) in enumerate(self._gang):
             if other is sequence:
                 del self._gang[index]
@@ -650,6 +681,13 @@ class SimEngine:
                     sequence.preemptions,
                 )
             )
+
+
+@functools.lru_cache(maxsize=32)
+def _tables(cost: CostModel, max_batch_tokens: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Both curves of a cost model by tokens, with what every iteration costs; kept, as a study makes thousands of engines."""
+    tokens = range(max_batch_tokens + 1)
+    return tuple(cost.linear(n) + cost.cpu_s for n in tokens), tuple(cost.read(n) for n in tokens)
 
 
 def _rank(call: Call) -> tuple[int, int]:

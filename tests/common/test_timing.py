@@ -6,7 +6,7 @@ import time
 import pytest
 
 from common.errors import ConfigError
-from common.timing import Stopwatch, Timing, exclusive, measure, measure_interleaved
+from common.timing import SteadyClock, Stopwatch, Timing, exclusive, measure, measure_interleaved
 
 
 def test_rounds_are_interleaved_and_rotate() -> None:
@@ -107,3 +107,36 @@ def test_stopwatch_adds_up_by_phase() -> None:
 def test_impossible_counts_are_refused() -> None:
     with pytest.raises(ConfigError, match="repeats=0"):
         measure(lambda: None, repeats=0)
+
+
+class _Machine:
+    """CPU seconds that work takes at a speed that changes."""
+
+    def __init__(self):
+        self.now_s, self.slowdown = 0.0, 1.0
+
+    def do(self, units):
+        self.now_s += units * self.slowdown
+
+
+def test_a_steady_clock_counts_work_not_slowness():
+    machine = _Machine()
+    clock = SteadyClock(lambda: machine.now_s, lambda: machine.do(0.1), every_s=0.5, probes=5)
+
+    def section():
+        begin_s = clock()
+        machine.do(10)
+        return clock() - begin_s
+
+    # At the usual speed it is a clock without the probes.
+    assert [section() for _ in range(3)] == pytest.approx([10, 10, 10])
+    machine.slowdown = 2.0
+    # The middle one of three probes knows of the change when two have seen it: 20 s at speed 1, at 1 to 2, then at 2.
+    assert [section() for _ in range(4)] == pytest.approx([20, 20 / 1.5, 10, 10])
+    assert clock.slowdowns[-1] == pytest.approx(2.0)
+    # Shorter stretches are not probed: two looks in a row cost nothing.
+    count = len(clock.slowdowns)
+    assert clock() == clock()
+    assert len(clock.slowdowns) == count
+    with pytest.raises(ConfigError, match="probes=2"):
+        SteadyClock(lambda: 0.0, lambda: None, probes=2)

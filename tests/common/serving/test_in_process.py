@@ -149,6 +149,27 @@ def test_idle_time_is_waited_for_or_skipped(tiny):
     assert seen == [2.5, 2.5]
 
 
+def test_what_was_due_during_an_iteration_comes_before_what_its_end_leads_to(tiny):
+    ticks = iter(range(1000))
+    engine = TransformersEngine(
+        tiny, lambda: float(next(ticks)), None, pool_tokens=512, max_batch_tokens=64, max_seqs=4, keep_trace=True
+    )
+    seen = []
+
+    def second(_):
+        seen.append("second stage")
+
+    engine.submit(Call((7,) * 20, 1)).on_done(second)
+    # The clock advances with every look, so that this falls into the only iteration.
+    engine.call_at(3.5, lambda: seen.append("arrival"))
+    engine.run()
+    trace = engine.trace
+    engine.close()
+    assert seen == ["arrival", "second stage"]
+    assert [(step.prefill_tokens, step.num_decode) for step in trace] == [(20, 0)]
+    assert trace[0].seconds > 0
+
+
 def test_bad_calls_and_closed_engines(tiny):
     engine = build(tiny, pool_tokens=128)
     with pytest.raises(ConfigError, match="token 99999 is not one of the model's 1024"):

@@ -351,6 +351,40 @@ def test_deeper_stages_go_first():
     assert finished == ["reduce", "stuff", "map"]
 
 
+def test_a_call_that_does_not_fit_is_passed_only_where_that_is_asked_for():
+    # 6 pages. The first call holds 3 for its 40 tokens; the second wants 5 of the 3 left, the third 1.
+    facts = EngineFacts(100, 1000, 6 * 16, max_batch_tokens=64, max_seqs=16)
+    orders = {}
+    for passes in (False, True):
+        engine = build(facts, passes=passes)
+        order = orders[passes] = []
+
+        def start(engine=engine, order=order):
+            for tag, tokens in (("first", 40), ("long", 70), ("short", 10)):
+                engine.submit(Call(prompt(tokens), 6, tag)).on_done(
+                    lambda done: order.append((done.started_s, done.call.tag))
+                )
+
+        engine.call_at(0, start)
+        engine.call_at(0.004, engine.check)
+        engine.run()
+    assert [tag for _, tag in sorted(orders[False], key=lambda one: one[0])] == ["first", "long", "short"]
+    assert [tag for _, tag in sorted(orders[True], key=lambda one: one[0])][-1] == "long"
+    assert {at_s for at_s, tag in orders[True] if tag != "long"} == {0.0}
+    with pytest.raises(ConfigError, match="passes=True is an exception"):
+        SimOptions(order="gang", passes=True)
+
+
+def test_recorded_iterations_take_the_place_of_the_cost_model():
+    facts = EngineFacts(100, 1000, 60 * 16, max_batch_tokens=64, max_seqs=16)
+    engine = SimEngine(facts, CostModel(cpu_s=1.0), lambda call: Answer((1,) * call.max_tokens), steps_s=[0.5, 0.25])
+    handle = engine.submit(Call(prompt(10), 4))
+    engine.run()
+    # Four iterations: 0.5 and 0.25 s as recorded, then 1 s each.
+    assert handle.completion.first_token_s == 0.5
+    assert handle.completion.finished_s == pytest.approx(0.5 + 0.25 + 1 + 1)
+
+
 @pytest.mark.parametrize(("name", "value"), [("admission", "v2"), ("order", "lifo"), ("gang_rule", "some")])
 def test_unknown_options_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"{name} '{value}' is not one of"):
