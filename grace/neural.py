@@ -49,6 +49,7 @@ _LEAST_STEP = 1.08
 _MOST_SPARE = 0.2
 _MOST_PATCH_SHARE = 0.25
 _COARSER = (0, 6, 12)
+_LEVELS_PER_HALVING = 4
 _MOTION_LAG = 4
 """Levels by which the residual may be coarser than the motion that it goes with."""
 
@@ -212,11 +213,12 @@ class NeuralSender:
         level = self._level
         size = size_at(level)
         while size > budget and level > self._codec.lowest_level:
-            level -= 1
+            steps = max(1, int(_LEVELS_PER_HALVING * math.log2(size / max(budget, 1.0))))
+            level = max(self._codec.lowest_level, level - steps)
             size = size_at(level)
         highest = min(self._codec.num_levels - 1, self._level + _SEARCH_SPAN)
         # A level costs at least 8 % more than the one below it: where that does not fit, trying is in vain.
-        while level == max(tried) and level < highest and size * _LEAST_STEP <= budget:
+        while level + 1 not in tried and level < highest and size * _LEAST_STEP <= budget:
             above = size_at(level + 1)
             if above > budget:
                 break

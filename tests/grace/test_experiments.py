@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.codecs import encode
 from common.errors import CorruptBitstream
 from common.experiment import Run
 from grace import __main__ as command_line
@@ -70,8 +71,6 @@ def test_importing_the_api_is_cheap():
 
 
 def test_command_line_codes_decodes_and_refuses(tmp_path, clip, capsys):
-    from common.codecs import encode
-
     video = tmp_path / "clip.mp4"
     encode(clip[:4], "h264", qp=20, fps=25.0).save(video)
     coded, decoded = str(tmp_path / "c.grace"), str(tmp_path / "d.mp4")
@@ -110,7 +109,7 @@ def test_a_damaged_file_of_packets_is_not_taken_for_a_lossy_network(tmp_path, ca
         (["call", "--out", "c.mp4", "--seconds", "nan"], "--seconds nan must lie in"),
         (["send", "--seconds", "inf"], "--seconds inf must lie in"),
         (["encode", "here.mp4", "here.mp4"], "is the video that is read"),
-        (["encode", "here.mp4", "out", "--level", "17"], "--level 17 must lie in 0"),
+        (["encode", "here.mp4", "out", "--level", "17"], "--level 17 must lie in -8 (smallest)..16"),
         (["decode", "here.mp4", "here.mp4"], "is the video that is read"),
     ],
 )
@@ -120,6 +119,17 @@ def test_values_are_refused_before_the_work(arguments, message, tmp_path, capsys
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "here.mp4").read_bytes() == b"precious"
+
+
+def test_a_clip_that_gives_no_call_is_named(tmp_path, clip, capsys):
+    for name, num in (("one", 1), ("small", 2)):
+        encode(clip[:num], "h264", qp=20, fps=25.0).save(tmp_path / f"{name}.mp4")
+    out = str(tmp_path / "out.mp4")
+    assert main(["call", "--video", str(tmp_path / "one.mp4"), "--size", "64", "--out", out]) == 1
+    assert "one.mp4 holds 1 frame; a call needs a video of at least 2." in capsys.readouterr().err
+    assert main(["call", "--video", str(tmp_path / "small.mp4"), "--out", out]) == 2
+    assert "--size 256 is more than" in (said := capsys.readouterr().err)
+    assert "(72x64); give at most 64." in said
 
 
 def test_an_absent_sender_is_named(capsys):
