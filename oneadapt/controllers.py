@@ -99,8 +99,9 @@ class OneAdaptAdam(OneAdaptPlain):
 
 DEAD, DIM = 0.5, 0.8
 """Shares of a probe's utility below which the guard raises all knobs, or takes the gradient from the probe."""
-PRIOR_STEPS, FORGET = 2.0, 0.8
-"""Probes that the offline calibration counts for; weight of earlier probes at each new one (content changes)."""
+PRIOR_STEPS, FORGET, FURTHEST = 8.0, 0.9, 4.0
+"""Probes of an average step that the offline calibration counts for, since one element's loss is noisy; weight of earlier probes
+at each new one, since content changes; how far the scale may move from the offline one, as a factor."""
 
 
 class Ascent:
@@ -261,7 +262,7 @@ class Calibrator:
     """
 
     def __init__(self, prior: Calibration) -> None:
-        # The prior counts as much as PRIOR_STEPS probes of an average step.
+        self._prior = prior
         self._prior_estimated = PRIOR_STEPS * prior.step
         self._prior_true = self._prior_estimated * prior.scale
         self._estimated = self._true = 0.0
@@ -273,4 +274,6 @@ class Calibrator:
             return
         self._true = FORGET * self._true + true
         self._estimated = FORGET * self._estimated + estimated
-        self.scale = (self._prior_true + self._true) / (self._prior_estimated + self._estimated)
+        scale = (self._prior_true + self._true) / (self._prior_estimated + self._estimated)
+        # One lost result where next to nothing was at risk must not forbid every step from then on.
+        self.scale = min(max(scale, self._prior.scale / FURTHEST), self._prior.scale * FURTHEST)

@@ -211,4 +211,4 @@ def hindsight(application: Application, grid_records: Mapping[int, Sequence[Reco
             [record.ledger.data_bytes / record.best_bytes for record in grid_records[p]] for p in range(len(settings))
         ]
     empty = np.zeros(0)
-    return Profile(settings, accuracy, np.array(used).T, np.zeros((len(accuracy), 0)), {}, empty, (), 0, 0)
+    return Profile(settings, accuracy, np.array(used).T, np.zeros((len(accuracy), 0)), {}, empty, empty, (), 0, 0)

@@ -44,6 +44,7 @@ class Profile:
         features_TF: content features of each interval, from the sensor alone.
         true_M: loss of accuracy of every one-step-cheaper move on the grid.
         estimated_M: the estimate of each, by what the input is compared with.
+        from_M: accuracy before each move.
         move_knob_M: which knob moved.
         forwards, backwards: what making it has cost.
     """
@@ -54,6 +55,7 @@ class Profile:
     features_TF: npt.NDArray[np.float64]
     estimated_M: Mapping[Reference, npt.NDArray[np.float64]]
     true_M: npt.NDArray[np.float64]
+    from_M: npt.NDArray[np.float64]
     move_knob_M: tuple[str, ...]
     forwards: int
     backwards: int
@@ -61,14 +63,17 @@ class Profile:
     def calibration(self, reference: Reference) -> Calibration:
         """Mean true loss over mean estimated loss of one-step moves, for one way to estimate.
 
-        The mean of the losses, not the median of their ratios: most single moves change nothing in F1.
+        The mean of the losses, not the median of their ratios: most single moves change nothing in F1. For "sensor", moves
+        count by the accuracy that they begin with: where nothing is recognised any more, large changes of the input lose nothing,
+        which says nothing about settings that are worth using. (For "best" all count alike, as the first steps are overrated.)
         """
         # DEVIATION oneadapt-2: lambda in units of accuracy through one measured scale, instead of the code's constant 1e7.
         estimated_M = self.estimated_M[reference]
-        total = float(estimated_M.sum())
+        weight_M = self.from_M if reference == "sensor" else np.ones(len(estimated_M))
+        total = float(weight_M @ estimated_M)
         if not total > 0:
             return Calibration()
-        return Calibration(max(float(self.true_M.sum()), 1e-6) / total, total / len(estimated_M))
+        return Calibration(max(float(weight_M @ self.true_M), 1e-6) / total, total / float(weight_M.sum()))
 
     def best_fixed(self, trade: float) -> dict[str, Any]:
         """The setting with the best mean of accuracy - trade * resource."""
@@ -107,7 +112,7 @@ def make_profile(
     """Run every setting (or those given) on every interval of the clips, with one backward pass each."""
     settings = application.grid() if settings is None else list(settings)
     moves = one_step_moves(application, settings)
-    accuracy, share, features, true = [], [], [], []
+    accuracy, share, features, true, before = [], [], [], [], []
     estimated: dict[Reference, list[float]] = {reference: [] for reference in REFERENCES}
     forwards = backwards = 0
     for clip in clips:
@@ -126,6 +131,7 @@ def make_profile(
                     x_ref = reference_of(reference, sensor_NHWC, best)
                     losses.append(accuracy_gradient(gradients[dear], sent[dear], sent[cheap], x_ref, delta) * delta)
                 true.append(scores[dear] - scores[cheap])
+                before.append(scores[dear])
             accuracy.append(scores)
             share.append([application.share(one, best) for one in sent])
             features.append(content_features(data))
@@ -136,6 +142,7 @@ def make_profile(
         np.array(features),
         {reference: np.array(losses) for reference, losses in estimated.items()},
         np.array(true),
+        np.array(before),
         tuple(knob for _ in range(len(accuracy)) for _, _, knob, _ in moves),
         forwards,
         backwards,

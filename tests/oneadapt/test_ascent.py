@@ -15,6 +15,7 @@ from oneadapt.api import METHODS, Feedback, Saliency
 from oneadapt.baselines import every_nth
 from oneadapt.contract import BrightBlocks, prepared, small_application, small_clip
 from oneadapt.controllers import Ascent, Calibrator, OneAdapt
+from oneadapt.gradient import Gradient
 from oneadapt.profiles import Calibration, Profile, content_features, make_profile, one_step_moves
 from oneadapt.session import Application, Camera, Interval, Ledger, Server, key_of, run_clip
 
@@ -221,17 +222,22 @@ class Indifferent(BrightBlocks):
 def test_a_scale_that_is_too_high_is_found_out():
     application = dataclasses.replace(small_application("encoding"), task=Indifferent())
     clip = [small_clip(np.random.default_rng(1), 1)[0]] * 30
+    interval, sensor = Interval(application, clip[0]), application.to_input(clip[0])
+    best = interval.deliver(application.best)
+    camera, gradient = Camera(interval, Ledger()), Gradient.of(interval.saliency(best), application.task.block)
+    accuracy, resource = Ascent(OneAdapt(), application).gradients(gradient, best, best, camera, sensor)
+    # Twice the scale at which the first step of a knob is worth its price.
+    scale = 2 * float((0.5 * resource / accuracy).max())
 
     def run(**knobs):
-        controller = METHODS.create("oneadapt", trade=0.5, scale=0.1, **knobs).controller(application)
+        controller = METHODS.create("oneadapt", trade=0.5, scale=scale, **knobs).controller(application)
         return run_clip(application, {"": controller}, clip)[""]
 
     stuck, found_out = run(is_calibrating=False), run()
     assert all(key_of(record.knobs) == key_of(application.best) for record in stuck)
     assert found_out[-1].ledger.data_bytes < 0.8 * found_out[0].ledger.data_bytes
-    # Tries are charged: after 1 interval, then 2 and 4 later.
     tried = [record for record in found_out if record.note.get("tried")]
-    assert [record.t for record in tried[:2]] == [1, 3]
+    assert tried[0].t == 1
     # 3 frames of its own, 3 at the best setting, 3 for each of two knobs, and the one that the server encodes.
     ledger = tried[0].ledger
     assert (ledger.search_forwards, ledger.camera_frames, ledger.probe_bytes) == (1, 13, 0)
@@ -319,30 +325,37 @@ def test_oracle_is_at_least_as_good_as_any_fixed_setting():
     assert all(value(records["oracle"]) >= value(own) - 1e-9 for own in records.values())
 
 
-def profile_of(features, accuracy, share, estimated=(1.0,), true=(0.1,)):
+def profile_of(features, accuracy, share, estimated=(1.0,), true=(0.1,), before=(1.0,)):
     settings = ({"k": 0}, {"k": 1})
+    estimates = {name: np.array(estimated, float) for name in ("best", "sensor")}
     return Profile(
         settings, np.array(accuracy, float), np.array(share, float), np.array(features, float),
-        {"best": np.array(estimated, float)}, np.array(true, float), ("k",) * len(estimated), 0, 0,
+        estimates, np.array(true, float), np.array(before, float), ("k",) * len(estimated), 0, 0,
     )  # fmt: skip
 
 
 def test_scale_is_true_over_estimated():
     # (0.1 + 0.3) / (2 + 6)
-    found = profile_of([[0]], [[1, 1]], [[1, 0]], (2, 6), (0.1, 0.3)).calibration("best")
+    found = profile_of([[0]], [[1, 1]], [[1, 0]], (2, 6), (0.1, 0.3), (1, 1)).calibration("best")
     assert (found.scale, found.step) == (pytest.approx(0.05), 4)
-    assert profile_of([[0]], [[1, 1]], [[1, 0]], (0, 0), (0, 0)).calibration("best") == Calibration(1.0, 1.0)
+    assert profile_of([[0]], [[1, 1]], [[1, 0]], (0, 0), (0, 0), (1, 1)).calibration("best") == Calibration(1.0, 1.0)
+    # By the accuracy before each move: (0.1 * 1 + 0.3 * 0.5) / (2 * 1 + 6 * 0.5), and 5 at risk in moves that weigh 1.5.
+    found = profile_of([[0]], [[1, 1]], [[1, 0]], (2, 6), (0.1, 0.3), (1, 0.5)).calibration("sensor")
+    assert (found.scale, found.step) == (pytest.approx(0.05), pytest.approx(5 / 1.5))
 
 
 def test_calibrator_by_hand():
-    # Two probes' worth of prior: 2 x 4 at risk, 2 x 4 x 0.05 = 0.4 lost.
+    # Eight probes' worth of prior: 8 x 4 at risk, 8 x 4 x 0.05 = 1.6 lost.
     found = Calibrator(Calibration(scale=0.05, step=4))
     found.learn(0.2, 2)
-    assert found.scale == pytest.approx((0.4 + 0.2) / (8 + 2))
-    found.learn(0.0, 4)  # what was seen before counts for 0.8 of itself
-    assert found.scale == pytest.approx((0.4 + 0.16) / (8 + 1.6 + 4))
+    assert found.scale == pytest.approx((1.6 + 0.2) / (32 + 2))
+    found.learn(0.0, 4)  # what was seen before counts for 0.9 of itself
+    assert found.scale == pytest.approx((1.6 + 0.18) / (32 + 1.8 + 4))
+    far = Calibrator(Calibration(scale=0.05, step=4))
+    far.learn(100.0, 0.001)
+    assert far.scale == pytest.approx(4 * 0.05)
     found.learn(0.5, -1)  # no estimate to compare with
-    assert found.scale == pytest.approx((0.4 + 0.16) / (8 + 1.6 + 4))
+    assert found.scale == pytest.approx((1.6 + 0.18) / (32 + 1.8 + 4))
 
 
 def test_casva_follows_features():
@@ -411,8 +424,6 @@ def test_gradients_cost_one_encode_per_knob():
     data = small_clip(np.random.default_rng(1), 1)[0]
     interval, ledger = Interval(application, data), Ledger()
     controller = Ascent(OneAdapt(), application)
-    from oneadapt.gradient import Gradient
-
     sent = interval.deliver(application.best)
     gradient = Gradient.of(Server(interval, ledger).saliency(sent), application.task.block)
     accuracy, resource = controller.gradients(
