@@ -65,6 +65,10 @@ class Backend(Protocol):
         """
         ...
 
+    def for_one_request(self) -> "Backend":
+        """The same models for as long as one request takes, whatever is switched meanwhile."""
+        ...
+
 
 class NotServed(ReproError):
     """The server has no model for this kind of content."""
@@ -133,9 +137,19 @@ def handle(method: str, path: str, headers: Mapping[str, str], body: bytes, back
         )
 
 
+# What Amazon calls the errors that are not an operation's own.
+_AWS_KINDS = {
+    "INVALID_ARGUMENT": "SerializationException",
+    "REQUEST_TOO_LARGE": "RequestEntityTooLargeException",
+    "LENGTH_REQUIRED": "MissingContentLength",
+    "INTERNAL": "InternalServerError",
+}
+
+
 def refusal(status: int, kind: str, message: str, is_aws: bool = False) -> Response:
     """An error as the provider writes it."""
     if is_aws:
+        kind = _AWS_KINDS.get(kind, kind)
         return Response(status, json.dumps({"__type": kind, "message": message}).encode(), "application/x-amz-json-1.1")
     return _json(status, {"error": {"code": status, "message": message, "status": kind}})
 
@@ -190,6 +204,7 @@ def _annotate_images(app_id: str, payload: Mapping[str, Any], backend: Backend) 
         raise BadRequest(
             400, "INVALID_ARGUMENT", f"{len(requests)} images; send at most {MAX_IMAGES_PER_REQUEST} in a request."
         )
+    backend = backend.for_one_request()  # all images of a request by one version
     return {"responses": [_annotate_one(app_id, request, backend) for request in requests]}
 
 

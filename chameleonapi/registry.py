@@ -211,13 +211,19 @@ class Router:
 
     def classify(self, app_id: str, vocabulary: str, content: bytes) -> Answer:
         """See `endpoints.Backend.classify`."""
-        network, theta, top_k = self._choose(app_id, vocabulary)
-        inputs = task_named(network.architecture.task).read(content)
-        with torch.inference_mode():
-            scores_C = torch.sigmoid(network(inputs))[0].numpy().astype(np.float32)
-        return Answer(network.labels, scores_C, theta, top_k)
+        return _answer(self.choose(app_id, vocabulary), content)
 
-    def _choose(self, app_id: str, vocabulary: str) -> tuple[Network, float, int]:
+    def for_one_request(self) -> "OneVersion":
+        """See `endpoints.Backend.for_one_request`."""
+        return OneVersion(self)
+
+    def choose(self, app_id: str, vocabulary: str) -> tuple[Network, float, int]:
+        """The model that answers an application now, its threshold and its number of labels.
+
+        Raises:
+            NotServed: there is no model for this vocabulary.
+            CorruptBitstream: the application's model is damaged.
+        """
         if vocabulary not in self.generic:
             raise NotServed(
                 f"this server has no model for {vocabulary} requests; it has {', '.join(self.generic) or 'none'}."
@@ -248,6 +254,33 @@ class Router:
             for t in network.state_dict().values()
         }
         return sum(tensors.values())
+
+
+class OneVersion:
+    """A router during one request: each application's model is looked up once, so that no answer mixes two versions."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._chosen: dict[tuple[str, str], tuple[Network, float, int]] = {}
+
+    def classify(self, app_id: str, vocabulary: str, content: bytes) -> Answer:
+        """See `endpoints.Backend.classify`."""
+        key = app_id, vocabulary
+        if key not in self._chosen:
+            self._chosen[key] = self._router.choose(app_id, vocabulary)
+        return _answer(self._chosen[key], content)
+
+    def for_one_request(self) -> "OneVersion":
+        """See `endpoints.Backend.for_one_request`."""
+        return self
+
+
+def _answer(model: tuple[Network, float, int], content: bytes) -> Answer:
+    network, theta, top_k = model
+    inputs = task_named(network.architecture.task).read(content)
+    with torch.inference_mode():
+        scores_C = torch.sigmoid(network(inputs))[0].numpy().astype(np.float32)
+    return Answer(network.labels, scores_C, theta, top_k)
 
 
 def _trunk_hash(network: Network) -> str:

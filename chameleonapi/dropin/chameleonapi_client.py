@@ -304,7 +304,7 @@ class ImageAnnotatorClient:
 
 
 def _detector(feature):
-    def detect(self, image=None, max_results=None, **_options):
+    def detect(self, image, max_results=None, **_options):
         return self._one(image, feature, max_results)
 
     detect.__doc__ = f"{feature} on one image."
@@ -316,8 +316,24 @@ for _method, _name in {
     "text_detection": "TEXT_DETECTION", "document_text_detection": "DOCUMENT_TEXT_DETECTION",
     "logo_detection": "LOGO_DETECTION", "landmark_detection": "LANDMARK_DETECTION", "web_detection": "WEB_DETECTION",
     "safe_search_detection": "SAFE_SEARCH_DETECTION", "image_properties": "IMAGE_PROPERTIES", "crop_hints": "CROP_HINTS",
+    "product_search": "PRODUCT_SEARCH",
 }.items():  # fmt: skip
     setattr(ImageAnnotatorClient, _method, _detector(_name))
+
+
+def _not_served(verb):
+    def call(self, *_args, **_options):
+        return google_call(f"/v1/{verb}", {})
+
+    call.__doc__ = f"{verb}: the server's error."
+    return call
+
+
+for _method, _verb in {
+    "async_batch_annotate_images": "images:asyncBatchAnnotate", "batch_annotate_files": "files:annotate",
+    "async_batch_annotate_files": "files:asyncBatchAnnotate",
+}.items():  # fmt: skip
+    setattr(ImageAnnotatorClient, _method, _not_served(_verb))
 
 
 class Document(Message):

@@ -54,6 +54,12 @@ DISPLAY_ROOTS = (
     "tabulate",
 )
 
+# Calls that tell a person something: speech, and messages of bots.
+MESSAGE_METHODS = (
+    "say", "speak", "speak_text", "text_to_speech", "gTTS", "synthesize_speech", "reply", "reply_text", "reply_to",
+    "send_message", "sendMessage", "showinfo", "showwarning", "toast", "notify", "alert", "flash",
+)  # fmt: skip
+
 
 class Atom(NamedTuple):
     """One indivisible piece of an effect."""
@@ -78,6 +84,11 @@ class Atom(NamedTuple):
     def is_commentary(self) -> bool:
         """True for displays, and values that an object keeps for itself, which repeat the label."""
         return self.echoes and (self.is_display or self.category == "attribute")
+
+    @property
+    def is_message(self) -> bool:
+        """True for speech and messages that repeat the label."""
+        return self.echoes and self.category == "call" and self.name.rsplit(".", 1)[-1] in MESSAGE_METHODS
 
     @property
     def is_bare(self) -> bool:
@@ -175,6 +186,9 @@ def call_atoms(category: str, name: str, args: list[Any], kwargs: dict[str, Any]
     patterns: list[str] = []
     texts: list[str] = []
     out: list[Atom] = []
+    holders = [a for a in args if _is_container(a)]
+    # print(people, places) and print((people, places)): each list is a place of its own.
+    is_report = len(holders) > 1 or any(isinstance(a, tuple) and any(map(_is_container, a)) for a in holders)
     for key, value in [*((str(i), a) for i, a in enumerate(args)), *kwargs.items()]:
         if isinstance(value, tuple) and value and not any(isinstance(v, bool) or _is_container(v) for v in value):
             pattern, text = collapse(pattern_of(value)), text_of(value)  # a colour or a point: one thing
@@ -186,7 +200,7 @@ def call_atoms(category: str, name: str, args: list[Any], kwargs: dict[str, Any]
             out.append(Atom(category, name, f"({key})", pattern, text))
             continue
         if _is_container(value):
-            if category == "print":
+            if category == "print" and not is_report:
                 pattern, text = collapse(pattern_of(value)), text_of(value)
                 patterns.append(pattern[:_MAX_TEXT])
                 texts.append(text[:_MAX_TEXT])

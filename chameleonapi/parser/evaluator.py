@@ -131,6 +131,8 @@ class Run:
     raised: ExceptionValue | None = None
     journal: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     opaque_calls: int = 0
+    # What a random choice was made from, by its place in the source.
+    picks: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)  # database cursors that were asked for a label
     nested: dict[int, Any] = field(default_factory=dict)  # functions defined inside functions, by line
 
@@ -1435,6 +1437,8 @@ class Evaluator:
                 if isinstance(method, FunctionValue):
                     return self.call(BoundMethod(method, left), [right], {}, node)
             return Opaque("arithmetic on objects", is_tainted(left) or is_tainted(right))
+        if isinstance(op, (ast.BitAnd, ast.Sub, ast.BitXor)):
+            self.note_label_sets(left, right)
         special = self.library.special_binary(op, left, right)
         if special is not MISSING:
             return special
@@ -1537,6 +1541,11 @@ class Evaluator:
             left = left.value if isinstance(left, EnumMember) else left
             right = right.value if isinstance(right, EnumMember) else right
         return _NUMERIC_ORDER[type(op)](left, right)
+
+    def note_label_sets(self, left: Any, right: Any) -> None:
+        """Count a comparison of two sets of labels of the API: they come from two answers."""
+        if isinstance(left, (set, frozenset)) and isinstance(right, (set, frozenset, list)):
+            self.run.label_pairs += any(map(_is_label, left)) and any(map(_is_label, right))
 
     def _note_object_test(self, left: Any, right: Any, node: ast.AST) -> None:
         for one, other in ((left, right), (right, left)):
@@ -1759,6 +1768,8 @@ class Evaluator:
         func = node.func
         if isinstance(func, ast.Name) and func.id == "super" and not node.args:
             return self._super(frame)
+        if isinstance(func, ast.Name) and func.id in ("globals", "locals") and func.id not in frame.variables:
+            return frame.module.variables if func.id == "globals" else frame.variables
         receiver: Any = MISSING
         if isinstance(func, ast.Attribute):
             receiver = self.eval(func.value, frame)
@@ -1999,6 +2010,8 @@ class Evaluator:
             )
             return Opaque(origin, tainted, True, None, receiver.is_parameter)
         self.effect("call", origin, args, kwargs, node)
+        if last in ("choice", "choices", "sample") and args and isinstance(args[0], (list, tuple, set)):
+            self.run.picks[(getattr(node, "_path", ""), getattr(node, "lineno", 0))] = frozenset(map(text_of, args[0]))
         service = prov.service_of_constructor(origin, args, kwargs)
         if service is None and receiver.service is not None and receiver.service.startswith(("rest.", "google.old_")):
             service = receiver.service
@@ -2006,6 +2019,16 @@ class Evaluator:
         longest = 120 if self.run.api_reached else 40
         is_text = bool(args) and isinstance(args[0], str) and len(args[0]) < longest
         text = f"{origin}({_short(args[0], longest)})" if is_text else f"{origin}()"
+        if not self.library.is_local_model(origin):
+            # What is computed from another model's output (numpy.argmax of its scores) is still that model's output.
+            text = next(
+                (
+                    f"{origin}({a.origin})"
+                    for a in arguments
+                    if isinstance(a, Opaque) and self.library.is_local_model(a.origin)
+                ),
+                text,
+            )
         return Opaque(text, tainted, True, service, receiver.is_parameter)
 
     def _api_call(
@@ -2036,7 +2059,8 @@ class Evaluator:
         ):
             url = next(a for a in [*args, *kwargs.values()] if isinstance(a, str) and "googleapis.com" in a)
             if method == "Request":
-                return Opaque(f"request to {url}", service="url." + url)
+                asked = _features([*args, *kwargs.values()]) or set()
+                return Opaque(f"request to {url}", service=f"url.{url}#{','.join(sorted(asked))}")
             provider, style = ("google.vision" if "vision." in url else "google.language"), "http"
             name = (
                 "images:annotate"
@@ -2046,7 +2070,9 @@ class Evaluator:
         elif (
             method == "urlopen" and args and isinstance(args[0], Opaque) and (args[0].service or "").startswith("url.")
         ):
-            return self.opaque_call(Opaque("requests"), "post", [(args[0].service or "")[4:]], {}, node)
+            url, _, asked_text = (args[0].service or "")[4:].rpartition("#")
+            body = {"features": [{"type": name} for name in asked_text.split(",") if name]}
+            return self.opaque_call(Opaque("requests"), "post", [url], {"json": body}, node)
         if provider is None:
             return MISSING
         path = getattr(node, "_path", "")

@@ -319,6 +319,19 @@ def _sort(ev: "Evaluator", items: list[Any], kwargs: dict[str, Any], node: ast.A
     return items
 
 
+def _of_heap(name: str, *, is_largest: bool) -> NativeFunction:
+    """heapq.nlargest and nsmallest."""
+
+    def call(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+        if isinstance(args[0], Opaque) or isinstance(args[1], Opaque):
+            return Opaque(f"heapq.{name}()", any(map(is_tainted, args)))
+        key = kwargs.get("key", args[2] if len(args) > 2 else None)
+        made = _sorted.call(ev, [args[1]], {"key": key, "reverse": is_largest}, node)
+        return ev.subscript(made, slice(None, int(args[0])), node)
+
+    return NativeFunction(name, call)
+
+
 def _extreme(name: str, pick: Callable[..., Any]) -> NativeFunction:
     def call(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
         if len(args) == 1:
@@ -769,6 +782,11 @@ def plain_method(
             if is_tainted(receiver) or any(is_tainted(a) for a in args):
                 ev.run.text_tests += 1
             args = [a if isinstance(a, (set, frozenset)) else list(ev.iterate(a, node)) for a in args]
+            if (
+                name in ("intersection", "difference", "symmetric_difference", "issubset", "issuperset", "isdisjoint")
+                and args
+            ):
+                ev.note_label_sets(receiver, args[0])
             if name == "intersection" and args and is_tainted(args[0]) and not is_tainted(receiver):
                 # Python keeps the element of either operand; keep the API's, so that its taint survives.
                 return {e for e in args[0] if e in receiver and all(e in other for other in args[1:])}
@@ -1193,7 +1211,7 @@ def special_method(
             return (
                 True
                 if ev.app.data_path(receiver.text, getattr(node, "_path", ""))
-                else Opaque(f"Path({receiver.text!r}).{name}()")
+                else Opaque(f"Path({receiver.text!r}).{name}()", is_tainted(receiver.text))
             )
         return Opaque(f"Path.{name}()")
     if isinstance(receiver, HttpAnswer):
@@ -1473,14 +1491,14 @@ def known_call(
         "starmap",
     ):
         offset = 1 if last == "run_in_executor" else 0
-        if len(args) > offset and isinstance(args[offset], (FunctionValue, BoundMethod, Partial)):
+        if len(args) > offset and _is_followed(args[offset]):
             extra = args[offset + 1 :]
             if last in ("apply_async", "apply"):
                 extra = list(args[1]) if len(args) > 1 and isinstance(args[1], (list, tuple)) else []
                 kwargs = {}
             value = call_any(ev, args[offset], extra, {k: v for k, v in kwargs.items() if k != "loop"}, node)
             return value if last in ("run_in_executor", "to_thread") else Future(value)
-    if last == "map" and args and isinstance(args[0], (FunctionValue, BoundMethod, Partial)) and receiver is not None:
+    if last == "map" and args and _is_followed(args[0]) and receiver is not None:
         return [call_any(ev, args[0], [item], {}, node) for item in ev.iterate(args[1], node)]
     if last in ("Thread", "Process", "Timer") and isinstance(
         kwargs.get("target", args[1] if last == "Timer" and len(args) > 1 else None),
@@ -1530,6 +1548,15 @@ def known_call(
             else wrap(difflib.get_close_matches(*args, **kwargs), is_tainted(args[0]))
         )
     return MISSING
+
+
+def _is_followed(function: Any) -> bool:
+    """True for functions of the application, and a client's methods, that are handed to an executor."""
+    if isinstance(function, Opaque):
+        return function.service is not None
+    return isinstance(function, (FunctionValue, BoundMethod, Partial)) or (
+        isinstance(function, NativeFunction) and function.name == "partial"
+    )
 
 
 def call_any(ev: "Evaluator", function: Any, args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
@@ -1583,10 +1610,9 @@ def _dumps(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.A
     if is_tainted(value) or has_opaque(value):
         return TaintedStr(_json_text(value), _json_pattern(value), False, value)
     try:
-        text = json.dumps(value)
-    except (TypeError, ValueError):
-        text = text_of(value)
-    return text
+        return json.dumps(value)
+    except (TypeError, ValueError):  # something unknown far inside, the image in a request: the rest must stay readable
+        return TaintedStr(_json_text(value), _json_pattern(value), False, value)
 
 
 @native("json.loads")
@@ -1618,6 +1644,8 @@ def _parsed(ev: "Evaluator", text: str, kind: str) -> Any:
 def _json_load(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
     if isinstance(args[0], TextFile):
         return _parsed(ev, args[0].text, "json")
+    if isinstance(args[0], HttpAnswer):
+        return special_method(ev, args[0], "json", [], {}, node)
     return Opaque(f"json.load({text_of(args[0])[1:-1]})")
 
 
@@ -1803,6 +1831,8 @@ def _join_path(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: a
 def _path_exists(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
     if isinstance(args[0], str) and ev.app.data_path(str(args[0]), getattr(node, "_path", "")):
         return True
+    if is_tainted(args[0]):
+        return Opaque("os.path.exists(the API's output)", True)  # which files there are, the source does not hold
     return Opaque("os.path.exists()")
 
 
@@ -2063,6 +2093,7 @@ def _module_members() -> dict[str, dict[str, Any]]:
             "CRITICAL": 50,
         },
         "pprint": {"pprint": _print, "pp": _print},
+        "heapq": {n: _of_heap(n, is_largest=n == "nlargest") for n in ("nlargest", "nsmallest")},
         "types": {"SimpleNamespace": NativeFunction("SimpleNamespace", lambda ev, a, k, n: Namespace(dict(k)))},
         "typing": {"cast": NativeFunction("cast", lambda ev, a, k, n: a[1])},
         "time": {"sleep": NativeFunction("sleep", _wait)},

@@ -367,8 +367,13 @@ class Parser:
                     analysis = Analysis(session, keep, base, padding, top)
                     # Displays that repeat the label are commentary when something else already tells the groups apart.
                     analysis.drop_display_echo = True
-                    if not self._has_groups(session, analysis):
-                        analysis.drop_display_echo = False
+                    analysis.drop_display_echo = self._tells_apart(session, analysis)
+                    if any(a.is_message for o in session.cache.values() for a in o.atoms):
+                        spoken = self._grouping(session, analysis, self._sketch(session))
+                        analysis.drop_message_echo = True
+                        told = self._grouping(session, analysis, self._sketch(session))
+                        # One group alone may be told apart by no more than the end of the message (`engine.runAndWait()`).
+                        analysis.drop_message_echo = spoken == told and max(told, default=0) > 1
                     try:
                         result = analysis.find()
                     except NoVariation:
@@ -408,6 +413,7 @@ class Parser:
                             f"{session.site.path}:{session.site.line}: with the labels {', '.join(arbitrary)} the decision "
                             "depends on the order of a set, which is arbitrary"
                         )
+                    refusal = refusal or self._picks_at_random(session)
                     if refusal is not None:
                         return [
                             _unsupported(
@@ -475,9 +481,27 @@ class Parser:
         """True if the application compares a score with a number."""
         return any(observed.run.number_tests for observed in session.cache.values())
 
-    def _has_groups(self, session: Session, analysis: Analysis) -> bool:
+    def _tells_apart(self, session: Session, analysis: Analysis) -> bool:
+        """True if something else than displays that repeat the label tells the groups of labels apart.
+
+        A group of which nothing is left but that the no-match text is missing is not told apart if its display stands in for that
+        text (`print(found)` shows an empty list otherwise), or if its labels displayed different things.
+        """
+        plain_atoms = session.observe(analysis.pad(analysis.base_output)).atoms
         plain = {(c, p) for c, p, _ in analysis.view(analysis.base_output)}
-        return any({(c, p) for c, p, _ in analysis.single(label)} != plain for label in self._sketch(session))
+        displays: dict[frozenset[Any], set[frozenset[Any]]] = {}
+        for label in self._sketch(session):
+            left = frozenset((c, p) for c, p, _ in analysis.single(label))
+            if left == plain:
+                continue
+            atoms = session.observe(analysis.pad(session.output([label], analysis.top))).atoms
+            shown = {a: where for a, where in atoms.items() if a.is_commentary and analysis.keep(a)}
+            displays.setdefault(left, set()).add(frozenset((a.channel, a.pattern) for a in shown))
+            if left < plain:
+                missing = [w for a, w in plain_atoms.items() if (a.channel, a.pattern) in plain - left]
+                if all(where in shown.values() for where in missing):
+                    return False
+        return bool(displays) and not any(left <= plain and len(shown) > 1 for left, shown in displays.items())
 
     def _sketch(self, session: Session) -> list[str]:
         known = set(session.vocabulary)
@@ -531,6 +555,17 @@ class Parser:
                     break
         return session
 
+    def _picks_at_random(self, session: Session) -> str | None:
+        """A refusal if one of several matches is picked at random: two labels then offer what each of them does alone."""
+        offered: dict[tuple[str, int], set[frozenset[str]]] = {}
+        for observed in session.cache.values():
+            for place, options in observed.run.picks.items():
+                offered.setdefault(place, set()).add(options)
+        for (path, line), sets in offered.items():
+            if any(one and one < other for one in sets for other in sets):
+                return f"{path}:{line}: one of the matches is picked at random"
+        return None
+
     def _depends_on_unknown(self, session: Session, analysis: Analysis) -> str | None:
         """A refusal if the lists depend on something that the source does not determine."""
         branches: dict[int, Branch] = {}
@@ -546,8 +581,6 @@ class Parser:
             if not branch.after_api:
                 continue
             is_model = library.is_local_model(branch.origin)
-            if not branch.tainted and not is_model:
-                continue
             side = session.choices.get(key, branch.default)
             other = replace(session, choices={**session.choices, key: not side}, cache={}, num_runs=0)
             try:
@@ -557,7 +590,14 @@ class Parser:
             except Refusal:
                 continue
             session.num_runs += other.num_runs
-            if flipped != base:
+            if not branch.tainted and not is_model:
+                # A side on which fewer labels matter is an assumption; one on which other labels matter is another decision.
+                if len(set(zip(base, flipped, strict=True))) > len(set(base)):
+                    return (
+                        f"{branch.path}:{branch.line}: which labels count depends on a value that is not in the source "
+                        f"({branch.origin})"
+                    )
+            elif flipped != base:
                 if is_model:
                     place = f"{branch.path}:{branch.line}"
                     return f"{place}: the decision mixes the API's output with another model ({branch.origin})"
@@ -658,9 +698,7 @@ class Parser:
         return [
             a
             for a in session.observe(analysis.pad(output)).atoms
-            if analysis.keep(a)
-            and (a.channel, a.pattern) not in analysis.ungated
-            and not (analysis.drop_display_echo and a.is_commentary)
+            if analysis.keep(a) and (a.channel, a.pattern) not in analysis.ungated and not analysis.is_commentary(a)
         ]
 
     def _assumptions(self, session: Session) -> list[str]:
@@ -888,6 +926,9 @@ class Parser:
         warnings = [f"{p}:{n}: {m}" for m, (p, n) in bugs.items()]
         if unknown is not None and not bugs:
             return _unsupported(spec.api, spec.name, unknown, site_span, spec.scale)
+        if any(o.run.label_pairs for o in session.cache.values()) and not bugs:
+            reason = f"{site_span.path}:{site_span.line}: the labels of several answers are compared with each other"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if presence and empty.run.raised is None:
             target = TargetList(
                 0, session.vocabulary, predicate="any label at all", outcome=probing.describe(new), source=(site_span,)
@@ -949,9 +990,6 @@ class Parser:
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if tests and not bugs and self._is_tested_beside(session):
             reason = f"{site_span.path}:{site_span.line}: labels only matter together with another part of the answer"
-            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
-        if any(o.run.label_pairs for o in session.cache.values()) and not bugs:
-            reason = f"{site_span.path}:{site_span.line}: the labels of several answers are compared with each other"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         unprobed = {name: where for o in session.cache.values() for name, where in o.run.unprobed.items()}
         if unprobed and not bugs:

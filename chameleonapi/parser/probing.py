@@ -36,6 +36,7 @@ View = frozenset[tuple[tuple[str, str, str], str, str]]  # (channel, pattern, te
 _FILLERS = ("Wkjhv", "Zzyxq", "Bvnmk", "Ghtrw", "Plqzd", "Xcvbt", "Mnhgf", "Tyqwv", "Rfvbg", "Jkxzq", "Hbvcw", "Qpwzx")
 _ANY_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _MAX_RUNS = 12_000
+_MAX_COUNT = 60
 _NUM_CHECKS = 48
 
 
@@ -151,9 +152,16 @@ class Session:
             views.append({(a.channel, a.pattern) for a in (*run.atoms, *finals) if keep(a)})
         return not views[0] <= views[1]
 
+    @property
+    def count_limit(self) -> int:
+        """How many times a label is repeated where repetitions may count: beyond every number that the source mentions."""
+        counts = [int(n) for n in self.numbers if n == int(n) and 0 < n <= _MAX_COUNT]
+        return max(12, max(counts, default=0) + 2)
+
     def output(self, labels: Sequence[str], top: float = 0.99, step: float = 0.004) -> Output:
         """An API output with these labels, best first, all with high scores."""
         scale = self.spec.scale
+        step = min(step, 0.048 / max(1, len(labels)))
         return tuple((label, round(scale * (top - step * i), 6)) for i, label in enumerate(labels))
 
 
@@ -247,6 +255,7 @@ class Analysis:
                 self.reports.setdefault((a.channel, _ANY_NUMBER.sub(NUMBER_MARK, a.pattern)), a)
         # Prints that repeat the label are commentary when something else already tells the groups apart.
         self.drop_display_echo = False
+        self.drop_message_echo = False
         self.base_output: Output = session.output([self.session.nothing], top) if base == "other" else ()
         self.base = base
         self.active: set[str] = set()  # labels that do something alone
@@ -268,10 +277,12 @@ class Analysis:
         return frozenset(
             (a.channel, a.pattern, a.text)
             for a in map(self._as_report, atoms)
-            if self.keep(a)
-            and (a.channel, a.pattern) not in self.ungated
-            and not (self.drop_display_echo and a.is_commentary)
+            if self.keep(a) and (a.channel, a.pattern) not in self.ungated and not self.is_commentary(a)
         )
+
+    def is_commentary(self, atom: Atom) -> bool:
+        """True for effects that only tell which label it was, where something else tells the groups of labels apart."""
+        return (self.drop_display_echo and atom.is_commentary) or (self.drop_message_echo and atom.is_message)
 
     def _as_report(self, atom: Atom) -> Atom:
         if NUMBER_MARK not in atom.pattern or TEXT_MARK in atom.pattern:
@@ -321,7 +332,7 @@ class Analysis:
                 base_view = idle[0].view
                 lists = [one for one in lists if one is not idle[0]]
         extra, silent = self._joint(lists, base_view)
-        lists = extra + lists
+        lists = _merge_equal(extra + lists)
         if not lists:
             raise NoVariation("no label of the vocabulary changes what the application does")
         warnings: list[str] = []
@@ -469,10 +480,15 @@ class Analysis:
             if session.repeats or len(members_of[rep]) > 1:
                 # Two helmets that do something are counted; a helmet and a glove that do are a conjunction.
                 counts = session.repeats and any(
-                    self.view(session.output([x] * 12, self.top)) != base_view for x in members_of[rep][:8]
+                    self.view(session.output([x] * session.count_limit, self.top)) != base_view
+                    for x in members_of[rep][:8]
                 )
-                many = members_of[rep] * 12 if counts else _one_spelling(members_of[rep], set(session.vocabulary))
-                for count in range(2, min(13, len(many) + 1)):
+                many = (
+                    members_of[rep] * session.count_limit
+                    if counts
+                    else _one_spelling(members_of[rep], set(session.vocabulary))
+                )
+                for count in range(2, min(session.count_limit, len(many)) + 1):
                     both_view = self.view(session.output(many[:count], self.top))
                     if both_view != base_view:
                         if count == len(many) and not counts:
@@ -816,6 +832,7 @@ class Analysis:
             outputs.append([*one.labels[:3]])
             if one.echo is False and repeats:
                 outputs.append([one.labels[0]] * 3)
+                outputs.append([one.labels[0]] * session.count_limit)
                 outputs.append([one.labels[0], *[other.labels[-1]] * 2])
         while len(outputs) < _NUM_CHECKS:
             size = int(rng.integers(1, 7))
@@ -877,6 +894,7 @@ def replace_session(analysis: Analysis, session: Session) -> Analysis:
     """The same analysis of another session."""
     made = Analysis(session, analysis.keep, analysis.base, analysis.padding, analysis.top)
     made.drop_display_echo = analysis.drop_display_echo
+    made.drop_message_echo = analysis.drop_message_echo
     return made
 
 
@@ -997,6 +1015,26 @@ def _decompose(lists: list[_List], base_view: View) -> list[_List]:
     return out
 
 
+def _merge_equal(lists: list[_List], most: int = 8) -> list[_List]:
+    """Lists with the same effect as one: "a selfie, or a face and a person" needs (selfie or face) and (selfie or person)."""
+    out: list[_List] = []
+    for one in lists:
+        for i, known in enumerate(out):
+            if known.view != one.view or known.unless or one.unless or known.echo or one.echo:
+                continue
+            left, right = known.clauses or [known.labels], one.clauses or [one.labels]
+            if len(left) * len(right) > most:
+                continue
+            clauses = [list(dict.fromkeys([*a, *b])) for a in left for b in right]
+            shorter = known if len(known.witness) <= len(one.witness) else one
+            labels = list(dict.fromkeys([*known.labels, *one.labels]))
+            out[i] = replace(shorter, labels=labels, clauses=clauses if len(clauses) > 1 else [])
+            break
+        else:
+            out.append(one)
+    return out
+
+
 def _one_spelling(labels: Sequence[str], known: set[str]) -> list[str]:
     """Each label once, and in one spelling: an API that answers "Cat" does not answer "cat" beside it."""
     kept: dict[str, str] = {}
@@ -1031,7 +1069,7 @@ def _as_summary(
         labels = sorted(labels, key=_rank(session)) if known_only else labels
         clauses = one.clauses
         if known_only:
-            clauses = [sorted((x for x in c if x in known or len(c) == 1), key=_rank(session)) for c in clauses]
+            clauses = [sorted([x for x in c if x in known] or c, key=_rank(session)) for c in clauses]
         made.append(
             TargetList(
                 id=number,
@@ -1227,17 +1265,17 @@ def count_variable(session: Session, analysis: Analysis, labels: Sequence[str]) 
     fillers = session.fillers
     if not session.repeats and len(known) < 2:
         return None
+    limit = session.count_limit if session.repeats else min(session.count_limit, len(known))
     if session.repeats:
         # Members: labels whose repetition matters. Those of the first one's kind, that is with the same course of effects.
         def course(label: str) -> tuple[View, ...]:
-            return tuple(analysis.view(session.output([label] * n)) for n in (1, 2, 3, 6, 12))
+            return tuple(analysis.view(session.output([label] * n)) for n in (1, 2, 3, 6, limit))
 
         courses = {x: course(x) for x in known[:60]}
         moving = [x for x in courses if any(v != plain for v in courses[x])]
         if not moving or any(courses[x] != courses[moving[0]] for x in moving):
             return None
         known = moving
-    limit = 12 if session.repeats else min(12, len(known))
 
     def output(count: int) -> Output:
         return session.output([*(known[i % len(known)] for i in range(count)), fillers[0]])

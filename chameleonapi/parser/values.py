@@ -352,6 +352,8 @@ def text_of(value: Any) -> str:
         return float.__repr__(value)
     if isinstance(value, TaintedInt):
         return int.__repr__(value)
+    if type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__:
+        return f"<{type(value).__name__}>"  # not its address, which differs from one evaluation to the next
     return str(value)
 
 

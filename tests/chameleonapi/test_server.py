@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from chameleonapi.applications import BUNDLED, DROPIN
-from chameleonapi.endpoints import Answer, app_id_of
+from chameleonapi.endpoints import Answer, app_id_of, handle
 from chameleonapi.networks import Architecture, Network
 from chameleonapi.registry import ModelRegistry, Router
 from chameleonapi.server import serving
@@ -134,6 +134,7 @@ def test_answers_have_the_providers_form(server, images):
         ("/", {}, {"X-Amz-Target": "RekognitionService.DetectLabels"}, 400, "Image.Bytes"),
         ("/", {"Image": {"Bytes": "%%"}}, {"X-Amz-Target": "RekognitionService.DetectLabels"}, 400, "base64"),
         ("/", {"Image": {"Bytes": "AAAA"}}, {"X-Amz-Target": "RekognitionService.DetectLabels"}, 400, "image format"),
+        ("/", [], {"X-Amz-Target": "RekognitionService.DetectLabels"}, 400, "SerializationException"),
         ("/", {"Text": 3}, {"X-Amz-Target": "Comprehend_20171127.ClassifyDocument"}, 400, "Text"),
     ],
 )
@@ -252,6 +253,35 @@ def test_switching_under_load_loses_no_request(server, registry, images):
     ]
 
 
+def test_a_batch_is_answered_by_one_version(registry, images):
+    router = Router(registry, {"image": network(0, "Ball")})
+
+    class Switching:
+        """Another version is activated after each image."""
+
+        def __init__(self, backend):
+            self.backend = backend
+
+        def for_one_request(self):
+            return Switching(self.backend.for_one_request())
+
+        def classify(self, *args):
+            answer = self.backend.classify(*args)
+            registry.activate("says-apple", 3 - registry.current("says-apple").version)
+            return answer
+
+    registry.publish("says-apple", network(3, "Tent"))
+    payload = annotate(images[0])
+    body = json.dumps({"requests": payload["requests"] * 3}).encode()
+    seen = []
+    for _ in range(2):
+        answer = handle("POST", "/v1/images:annotate", {"X-Chameleon-App": "says-apple"}, body, Switching(router))
+        said_of = [[x["description"] for x in one["labelAnnotations"]] for one in json.loads(answer.body)["responses"]]
+        assert said_of[0] == said_of[1] == said_of[2]
+        seen.append(said_of[0])
+    assert sorted(seen) == [["Apple"], ["Tent"]]
+
+
 def test_versions_and_rollback(registry):
     assert registry.app_ids() == ["says-apple", "says-chair"]
     second = registry.publish("says-apple", network(5), facts={"seed": 5})
@@ -352,6 +382,17 @@ def test_call_shapes_of_the_google_client(client):
     features = [{"type_": client.Feature.Type.LABEL_DETECTION, "max_results": 3}]
     vision.annotate_image({"image": {"content": b"abc"}, "features": features})
     assert sent.pop() == {"image": {"content": "YWJj"}, "features": [{"type": "LABEL_DETECTION", "maxResults": 3}]}
+
+
+def test_what_the_google_client_lacks_is_an_error(client):
+    client.transport = lambda *request: (404, b'{"error": {"message": "not served"}}')
+    google = client.ImageAnnotatorClient()
+    with pytest.raises(TypeError):
+        google.label_detection(request={"image": {"content": b"x"}})  # as the real client: the image is an argument
+    with pytest.raises(client.NotFound, match="not served"):
+        google.async_batch_annotate_images(requests=[])
+    with pytest.raises(client.NotFound, match="not served"):
+        google.product_search(client.Image(content=b"x"))
 
 
 def test_other_services_of_aws_fail_when_they_are_used(client):
