@@ -97,7 +97,7 @@ def _call(options: argparse.Namespace) -> None:
     from grace.api import METHODS
     from grace.experiments_session import call, link_of, loss_model, paper_times
     from grace.session import frame_delays, percentile, source_index
-    from grace.traces import generated_rate, recorded_rate
+    from grace.traces import excerpt, generated_rate, recorded_rate
     from grace.workloads import FPS
 
     _check_call(options)
@@ -107,7 +107,7 @@ def _call(options: argparse.Namespace) -> None:
     if options.trace is None:
         rate = generated_rate(for_component(options.seed, "trace"), "lte", options.seconds + 5, options.rate_scale)
     else:
-        rate = recorded_rate(options.trace, options.rate_scale)
+        rate = excerpt(recorded_rate(options.trace, options.rate_scale), 0.0, options.seconds + 5)
     link = link_of(rate, options.delay_s, 25, loss_model(options.loss, 0.0), options.seed)
     columns = []
     for name in options.methods:

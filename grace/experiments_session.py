@@ -216,8 +216,8 @@ class Calls:
             name = names[index % len(names)]
             path = Path(root) / "traces" / name if root and not Path(name).is_absolute() else Path(name)
             rate = recorded_rate(path, self.rate_scale)
-            if not self.trace_files:
-                rate = excerpt(rate, rng.uniform(0, rate.duration_s), length_s)
+            # Cut to the call: a controller begins at a share of the mean rate.
+            rate = excerpt(rate, 0.0 if self.trace_files else rng.uniform(0, rate.duration_s), length_s)
             run.note_input(f"trace {name}", hashlib.sha256(path.read_bytes()).hexdigest())
             yield f"{index:02d}-{Path(name).stem}", rate
 

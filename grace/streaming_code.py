@@ -28,9 +28,12 @@ KIND = 0x54
 _HEAD = struct.Struct("<BHBBBH")
 _SIZES = struct.Struct("<BH")
 _CRC = struct.Struct("<I")
+_LARGEST_FRAME = 0xFFFF
 TAU = 3
 MAX_PACKETS = 16
-"""Data and parity packets of a frame: coefficients must differ within the window of 8 frames."""
+"""Data packets of a frame that parity covers, and parity packets: coefficients must differ within the window of 8 frames."""
+MOST_DATA = 255 - MAX_PACKETS
+"""Data packets of a frame. Those beyond `MAX_PACKETS` are not covered by parity: what is lost of them is sent again."""
 _REPORT_FRAMES = 50
 _KEPT_FRAMES = 64
 _REPORTED_FRAMES = 16
@@ -79,7 +82,7 @@ def covered(parity_frame: int, sizes: dict[int, int]) -> list[tuple[int, int]]:
     """
     found = []
     for frame in range(parity_frame - TAU, parity_frame + 1):
-        for index in range(sizes.get(frame, 0)):
+        for index in range(min(sizes.get(frame, 0), MAX_PACKETS)):
             is_u = index % 2 == 1
             if not is_u or frame in (parity_frame - TAU, parity_frame):
                 found.append((frame, index))
@@ -198,7 +201,7 @@ def _read(packet: bytes) -> _Unit:
     num_sizes = TAU + 1 if index >= num_data else 1
     at = _HEAD.size + num_sizes * _SIZES.size
     block = packet[at : -_CRC.size]
-    if len(block) != block_bytes or index >= num_data + num_parity or max(num_data, num_parity) > MAX_PACKETS:
+    if len(block) != block_bytes or index >= num_data + num_parity or num_parity > MAX_PACKETS:
         raise CorruptBitstream("a packet of a streaming code contradicts itself.")
     entries = [_SIZES.unpack_from(packet, _HEAD.size + i * _SIZES.size) for i in range(num_sizes)]
     sizes = {-(num_sizes - 1 - i): entry for i, entry in enumerate(entries)}
@@ -242,17 +245,15 @@ class TamburSender:
         ratio = self._parity_ratio(number)
         overhead = WIRE_HEADER_BYTES + _HEAD.size + _SIZES.size + _CRC.size
         per_packet = self._block_bytes + overhead
-        # Whole packets of one size: the number of data packets that fits, and what they hold.
-        num_data = int(np.clip(target_bytes / (1 + ratio) / per_packet, 1, MAX_PACKETS))
         budget = max(64.0, target_bytes / (1 + ratio) * self._block_bytes / per_packet)
         qp = self._model.choose(budget)
         data = self._encoder.encode(frame, qp=qp)[0].data
         self._model.update(qp, len(data), budget)
         num_data = max(1, -(-len(data) // self._block_bytes))
-        if num_data > MAX_PACKETS:
+        if num_data > MOST_DATA or len(data) > _LARGEST_FRAME:
             raise ConfigError(
-                f"frame {number} takes {num_data} packets of {self._block_bytes} bytes; a streaming code takes at most "
-                f"{MAX_PACKETS}. Use a larger payload_bytes."
+                f"frame {number} takes {len(data)} bytes in {num_data} packets; a streaming code takes at most "
+                f"{_LARGEST_FRAME} in {MOST_DATA}. Use a lower rate or a larger payload_bytes."
             )
         num_parity = min(MAX_PACKETS, round(num_data * ratio + 1e-9)) if ratio else 0
         if ratio and not num_parity:

@@ -20,7 +20,7 @@ from grace.classic import (
     split,
 )
 from grace.harness import wire_bytes
-from grace.streaming_code import TAU, coefficient, covered, make_parity, multiply, solve
+from grace.streaming_code import TAU, TamburReceiver, TamburSender, coefficient, covered, make_parity, multiply, solve
 
 
 @pytest.mark.parametrize(("k", "m"), [(1, 0), (4, 0), (4, 1), (3, 3), (5, 4)])
@@ -177,6 +177,20 @@ def test_stream_info_counts_packets():
     assert StreamInfo(64, 64, min_packets=1).packets_for(100) == 1
     assert info.packets_for(2000) == 4  # 460 + 40 bytes each
     assert info.packets_for(2001) == 5
+
+
+def test_a_streaming_code_takes_frames_beyond_its_parity():
+    noise = np.random.default_rng(0).integers(0, 256, (4, 64, 72, 3), np.uint8)
+    info = StreamInfo(64, 72, payload_bytes=130)
+    sender, receiver = TamburSender(info, "h264", 0.5), TamburReceiver(info, "h264")
+    receiver.start(sender.start(noise[0]))
+    for number, lost in ((1, 99), (2, 1), (3, 17)):
+        packets = sender.encode(number, noise[number], 20_000)
+        assert len(packets) > 2 * 16
+        shown = [found.frame for i, packet in enumerate(packets) if i != lost for found in receiver.on_packet(packet)]
+        # Parity covers the first 16 data packets; the others have to come again.
+        assert shown == ([] if lost == 17 else [number])
+    assert [found.frame for found in receiver.on_packet(packets[17])] == [3]
 
 
 def test_parity_gets_its_share_of_few_packets():
