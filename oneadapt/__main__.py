@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> None:
     if num_intervals < options.warm_up + 2:
         raise ConfigError(
             f"{options.video} has {num_intervals} intervals of 10 frames at 10 per second; "
-            f"--warm-up={options.warm_up} and two more are needed."
+            f"--warm-up={options.warm_up} and two more are needed. Take a longer file or a smaller --warm-up."
         )
     intervals = list(frames[: 10 * num_intervals].reshape(num_intervals, 10, *frames.shape[1:]))
     workload = WORKLOADS.create("rgb_detection", detector=options.detector)

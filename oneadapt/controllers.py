@@ -2,7 +2,7 @@
 
 interval t-1 as it arrived --backward of the last element--> G --to the camera-->
 camera: x_ref, x(neighbour of each knob) --> err, bytes --> AccGrad_k, dR/ds_k --> s_k --> knobs of interval t
-a probe now and then: the last element at another setting --> true against estimated loss --> scale (method oneadapt)
+a probe now and then: the last element at another setting --> true against estimated loss --> scale (oneadapt_calibrating)
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ TRADES = (0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0)
 @METHODS.add("oneadapt", label="OneAdapt (guarded)", color="#0072B2", marker="o")
 @dataclasses.dataclass(frozen=True)
 class OneAdapt:
-    """Gradient ascent with a guard against the dead zone, whose probes also calibrate the estimate (ours).
+    """Gradient ascent with a guard against the dead zone (ours): probes of one frame at the best setting.
 
     Attributes:
         trade: lambda, the price of all bytes (or frames) in units of accuracy.
@@ -39,7 +39,7 @@ class OneAdapt:
         probe_every: intervals between two probes, with a guard.
         reference: what inputs are compared with, see `oneadapt.gradient`: the sensor's own data ("sensor"), or what arrives at
             the best setting ("best").
-        is_calibrating: correct the scale by what probes show, with a guard.
+        is_calibrating: correct the scale by what probes show, with a guard (method oneadapt_calibrating).
         scale: accuracy lost per share of results at risk; None takes the application's calibration.
     """
 
@@ -52,7 +52,7 @@ class OneAdapt:
     has_guard: bool = True
     probe_every: int = 10
     reference: Reference = "sensor"
-    is_calibrating: bool = True
+    is_calibrating: bool = False
     scale: float | None = None
 
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("trade", TRADES)
@@ -77,6 +77,14 @@ class OneAdapt:
         return Ascent(self, application)
 
 
+@METHODS.add("oneadapt_calibrating", label="OneAdapt (guarded, calibrating)", color="#117733", marker="D")
+@dataclasses.dataclass(frozen=True)
+class OneAdaptCalibrating(OneAdapt):
+    """The guarded rule that also corrects its scale by what probes show."""
+
+    is_calibrating: bool = True
+
+
 @METHODS.add("oneadapt_plain", label="OneAdapt (paper's rule)", color="#56B4E9", marker="v")
 @dataclasses.dataclass(frozen=True)
 class OneAdaptPlain(OneAdapt):
@@ -85,7 +93,6 @@ class OneAdaptPlain(OneAdapt):
     rounding: ascent.Rounding = "dear"
     has_guard: bool = False
     reference: Reference = "best"
-    is_calibrating: bool = False
 
 
 @METHODS.add("oneadapt_adam", label="OneAdapt (released code's Adam)", color="#5E4FA2", marker="<")
@@ -192,7 +199,7 @@ class Ascent:
         zone that plain ascent does not leave. The last frame at the best setting, sent now and then or when the utility has
         fallen, shows how many results there should be.
         """
-        # DEVIATION oneadapt-1: a guard, whose probes also correct the scale; the paper's rule has none (method oneadapt_plain).
+        # DEVIATION oneadapt-1: a guard; the paper's rule has none (method oneadapt_plain).
         if key_of(delivery.knobs) == key_of(self.application.best):
             self.utility_there, self._probed_at = gradient.utility, feedback.t  # what was sent is as good as a probe
             return gradient, 0.0

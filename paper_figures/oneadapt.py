@@ -231,8 +231,8 @@ def savings(results: Results) -> Drawing:
 
 @figure("oneadapt", "guard", experiment=["tradeoff", "tradeoff_others", "real_clips"])
 def guard(results: Results) -> Drawing:
-    """Accuracy at every price of bytes: the guarded rule, the paper's plain rule, the released code's Adam."""
-    own = results.only(method=["oneadapt", "oneadapt_plain", "oneadapt_adam"])
+    """Accuracy at every price of bytes: the guarded rule, calibrating or not, the paper's plain rule, the code's Adam."""
+    own = results.only(method=["oneadapt", "oneadapt_calibrating", "oneadapt_plain", "oneadapt_adam"])
     if not len(own) or not has(own, "late_accuracy"):
         raise NothingToDraw("no rows of OneAdapt's variants with clips longer than 5 intervals")
     own = _with_point(own)

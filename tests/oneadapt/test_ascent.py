@@ -139,7 +139,7 @@ class Counting(BrightBlocks):
         return super().saliency(x_HWC)
 
 
-@pytest.mark.parametrize("name", ["oneadapt", "oneadapt_plain", "awstream", "chameleon"])
+@pytest.mark.parametrize("name", ["oneadapt_calibrating", "oneadapt_plain", "awstream", "chameleon"])
 def test_reported_work_is_the_work_that_was_done(name):
     task = Counting()
     application = dataclasses.replace(small_application("encoding"), task=task)
@@ -149,7 +149,7 @@ def test_reported_work_is_the_work_that_was_done(name):
     assert task.calls["infer"] - truth == sum(r.ledger.forwards for r in records)
     assert task.calls["saliency"] == sum(r.ledger.backwards for r in records)
     assert sum(r.note.get("probed", 0) + r.note.get("tried", 0) for r in records) == (
-        sum(r.ledger.search_forwards for r in records) if name == "oneadapt" else 0
+        sum(r.ledger.search_forwards for r in records) if name == "oneadapt_calibrating" else 0
     )
 
 
@@ -233,7 +233,7 @@ def test_a_scale_that_is_too_high_is_found_out():
         controller = METHODS.create("oneadapt", trade=0.5, scale=scale, **knobs).controller(application)
         return run_clip(application, {"": controller}, clip)[""]
 
-    stuck, found_out = run(is_calibrating=False), run()
+    stuck, found_out = run(), run(is_calibrating=True)
     assert all(key_of(record.knobs) == key_of(application.best) for record in stuck)
     assert found_out[-1].ledger.data_bytes < 0.8 * found_out[0].ledger.data_bytes
     tried = [record for record in found_out if record.note.get("tried")]
@@ -250,7 +250,7 @@ def test_probes_hold_as_many_elements_as_the_task_can_score():
 
     application = dataclasses.replace(small_application("encoding"), task=Pairs())
     clip = [small_clip(np.random.default_rng(1), 1)[0]] * 4
-    controller = METHODS.create("oneadapt", trade=0.5, scale=0.1).controller(application)
+    controller = METHODS.create("oneadapt_calibrating", trade=0.5, scale=0.1).controller(application)
     records = run_clip(application, {"": controller}, clip)[""]
     assert {record.ledger.search_forwards for record in records} == {0, 2}
 
