@@ -266,7 +266,8 @@ class Calls:
                                     rows += timed_rows(record, name, factors | {"codec_times": "measured"}, "simulated")
                                 shifted = with_times(record, times[name], paper_times(method))
                                 rows += timed_rows(shifted, name, factors | {"codec_times": "paper"}, "modelled")
-                                rows += call_rows(record, clip, name, factors, self.quality_every)
+                                every = self.quality_every if getattr(method, "has_pictures", True) else 0
+                                rows += call_rows(record, clip, name, factors, every)
             yield ItemRows(key, rows)
 
 
@@ -283,14 +284,15 @@ def timed_rows(record: SessionRecord, name: str, factors: dict[str, Any], basis:
 
 
 def call_rows(record: SessionRecord, clip: Clip, name: str, factors: dict[str, Any], quality_every: int) -> list[Row]:
-    """A call's numbers that do not."""
+    """A call's numbers that do not; the quality of every so many-th frame, 0 for a scheme that shows no pictures."""
     lost = 1 - record.received_packets / max(1, record.sent_packets)
     values = {
         "never_decoded": (float(np.isinf(frame_delays(record)).mean()), "1"),
         "bitrate": (record.sent_bytes * 8 / record.duration_s, "bit/s"),
         "packet_loss": (lost, "1"),
-        "ssim": (shown_quality(record, clip, quality_every), "1"),
     }
+    if quality_every:
+        values["ssim"] = shown_quality(record, clip, quality_every), "1"
     return [Row(metric, value, unit, "simulated", name, factors) for metric, (value, unit) in values.items()]
 
 

@@ -8,6 +8,7 @@ from grace.api import METHODS, Receiver, Sender, StreamInfo
 from grace.classic import AdaptiveRedundancy, ClassicReceiver, ClassicSender, FixedRedundancy
 from grace.codec import NeuralCodec, load_codec
 from grace.concealment import SliceReceiver, SliceSender
+from grace.floor import FillerReceiver, FillerSender
 from grace.functional import SalsifyReceiver, SalsifySender
 from grace.intra import DEFAULT_SIDE
 from grace.layered import LayeredReceiver, LayeredSender, LayerPictures
@@ -226,3 +227,19 @@ class Salsify:
     def receiver(self, info: StreamInfo) -> Receiver:
         """See `grace.api.Scheme`."""
         return SalsifyReceiver(info)
+
+
+@METHODS.add("delay_floor", label="no codec (least delay)", color="#BBBBBB", marker=".")
+@dataclasses.dataclass(frozen=True)
+class DelayFloor:
+    """No video: filler of exactly the allowed size, whose delay no scheme can undercut. The picture stands still."""
+
+    has_pictures = False
+
+    def sender(self, info: StreamInfo) -> Sender:
+        """See `grace.api.Scheme`."""
+        return FillerSender(info)
+
+    def receiver(self, info: StreamInfo) -> Receiver:
+        """See `grace.api.Scheme`."""
+        return FillerReceiver(info)

@@ -13,7 +13,7 @@ from common.net.rate import ConstantRate, SteppedRate
 from grace.api import METHODS, WIRE_HEADER_BYTES, StreamInfo
 from grace.congestion import Arrival, Gcc, SalsifyControl, make_controller
 from grace.experiments_session import Calls, loss_model, paper_times
-from grace.methods import FecAdaptive, Nack, Salsify
+from grace.methods import DelayFloor, FecAdaptive, Nack, Salsify
 from grace.session import (
     PAPER_TIMES,
     CodecTimes,
@@ -237,6 +237,14 @@ def test_salsify_control_counts_what_is_in_flight():
     assert control.target_bytes(0, 0.04, 7) == pytest.approx(3_000)
     with pytest.raises(ConfigError, match="controller 'bbr'"):
         make_controller("bbr", 1e5, 500)
+
+
+def test_the_floor_is_the_networks_own_delay(clip):
+    record = call(DelayFloor(), clip, num_frames=12)
+    assert {(frame.wire_bytes, frame.num_packets) for frame in record.frames} == {(900, 4)}
+    # 10 ms of coding; four packets of 225 bytes, 4 ms apart at 2.5 times 900 bytes per 40 ms; 0.9 ms on the link of
+    # 2 Mbit/s for the last one; 50 ms on the way; 5 ms of decoding.
+    assert frame_delays(record) == pytest.approx(np.full(11, 0.010 + 3 * 0.004 + 0.0009 + 0.050 + 0.005), abs=2e-4)
 
 
 def test_excerpts_go_on_from_the_beginning():
