@@ -229,7 +229,7 @@ class Salsify:
         return SalsifyReceiver(info)
 
 
-@METHODS.add("delay_floor", label="no codec (least delay)", color="#BBBBBB", marker=".")
+@METHODS.add("delay_floor", label="No codec (least delay)", color="#222222", marker="p")
 @dataclasses.dataclass(frozen=True)
 class DelayFloor:
     """No video: filler of exactly the allowed size, whose delay no scheme can undercut. The picture stands still."""
