@@ -143,7 +143,7 @@ def upscaling(results: Results) -> Drawing:
     return _tradeoff(results, BYTES, "Accuracy against bytes, super-resolution at the server", CHARGED)
 
 
-@figure("oneadapt", "tradeoff_others", experiment="tradeoff_others", paper_ref="other modalities")
+@figure("oneadapt", "tradeoff_others", experiment="tradeoff_others")
 def tradeoff_others(results: Results) -> Drawing:
     """Accuracy against bytes on the other inputs and tasks, knobs of the encoder."""
     return _tradeoff(results, BYTES, "Accuracy against bytes, other inputs and tasks", CHARGED)
