@@ -17,6 +17,12 @@ ENGINES = {
     "transformers": SeriesStyle("transformers' engine", "#333333", "o"),
     "simulator": SeriesStyle("simulator", "#D55E00", "s"),
 }
+PARTS = {
+    "repeat_spread": SeriesStyle("repeats on the real engine, largest over smallest, less 1", "#333333", "o"),
+    "mean_delay_error": SeriesStyle("simulator's mean delay against the engine's", "#D55E00", "s"),
+    "scheduling_error": SeriesStyle("the same, with the engine's time for each iteration", "#0072B2", "^"),
+}
+"""What errors of a replay consist of."""
 PATHS = {
     "sums": SeriesStyle("sums only, where nothing else changes", "#0072B2", "o"),
     "sequences": SeriesStyle("every iteration in full", "#E69F00", "s"),
@@ -93,11 +99,12 @@ def engine_replay(results: Results) -> Drawing:
     ]
     metrics = {"mean_delay": "mean delay [s]", "p95_delay": "95th percentile [s]"}
     shown = [metric for metric in metrics if has(results, metric)]
-    fig, grid = panels(len(shown), len(columns), width_in=3.6, height_in=2.3)
+    parts = [metric for metric in PARTS if has(results, metric)]
+    fig, grid = panels(len(shown) + bool(parts), len(columns), width_in=3.6, height_in=2.3)
     plotted = []
     for column, (title, own, pool) in enumerate(columns):
         grid[0, column].set_title(title)
-        for axes, metric in zip(grid[:, column], shown, strict=True):
+        for axes, metric in zip(grid[:, column], shown, strict=False):
             fixed = {"metric": metric, "factor.pool_tokens": pool}
             rows = own.select(keep=["factor.engine", "factor.load", "basis"], **fixed)
             points = summarise(rows, ["factor.engine", "factor.load"]).rename(columns={"factor.load": "load"})
@@ -105,14 +112,24 @@ def engine_replay(results: Results) -> Drawing:
             axes.set_ylabel(metrics[metric])
             axes.set_ylim(0, 1.15 * float(points[["value", "high"]].replace(float("inf"), 0.0).to_numpy().max()))
             plotted.append(titled_points(points.assign(metric=metric, pool_tokens=pool), title))
+        if parts:
+            rows = own.select(keep=["metric", "factor.load", "basis"], **{"metric": parts, "factor.pool_tokens": pool})
+            points = summarise(rows, ["metric", "factor.load"]).rename(columns={"factor.load": "load"})
+            axes = grid[-1, column]
+            lines(axes, points, PARTS, "load", by="metric")
+            axes.axhline(0.15, color="#999999", linewidth=0.8, linestyle=":", label="aim: 15 %")
+            axes.set_ylabel("relative error or spread")
+            axes.set_ylim(bottom=0)
+            plotted.append(titled_points(points.assign(pool_tokens=pool), title))
         grid[-1, column].set_xlabel("queries per second / capacity of the real engine")
-    legend(fig)
+    legend(fig, max_columns=2)
     text = (
         "Traces of queries that make one call, several at once, or several and then one over their answers. The simulator has "
         "the engine's pages and token budget, a cost model fitted to batches timed just before and after, and the answers "
-        f"that the engine gave. The engine's clock counts CPU time. {INTERVALS} Items are traces."
+        "that the engine gave. The engine's clock counts CPU time at the machine's usual speed: a fixed piece of work, timed "
+        f"between iterations, says how slow it is. {INTERVALS} Items are traces."
     )
-    used = rows_used(results, shown)
+    used = rows_used(results, [*shown, *parts])
     return Drawing(fig, pd.concat(plotted, ignore_index=True), used, "The simulator beside a real engine", text)
 
 

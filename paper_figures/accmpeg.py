@@ -81,6 +81,17 @@ def _curves(
     return fig, pd.concat(plotted, ignore_index=True), used
 
 
+def _links(results: Results) -> str:
+    """The bandwidth of the links in these results, for captions."""
+    rates = {
+        float(record["settings"]["experiment_args"]["bandwidth_kbps"]): record["settings"]["workload"]
+        for record in results.records_of(results.frame)
+    }
+    if len(rates) == 1:
+        return f"{next(iter(rates)):g} kbit/s"
+    return " and ".join(f"{rate:g} kbit/s ({workload})" for rate, workload in rates.items())
+
+
 BOTH_ACCURACIES = (("accuracy", ACCURACY), ("label_accuracy", "F1 against labels"))
 
 
@@ -90,7 +101,7 @@ def delay_vs_accuracy(results: Results) -> Drawing:
     fig, points, used = _curves(results, "delay", "delay of a chunk [s]", BOTH_ACCURACIES)
     text = (
         "Better is up and to the left. Delay: coding and models on the camera, sending, decoding; networks on the server "
-        "are left out, as in the paper. CPU times were measured; the link, 100 kbit/s and 0.1 s of round "
+        f"are left out, as in the paper. CPU times were measured; the link, {_links(results)} and 0.1 s of round "
         f"trip, is simulated. {TRUTH} Points are means over clips, joined in the order of their delay; {IN_TABLE}"
     )
     return Drawing(fig, points, used, "Delay against accuracy", text)

@@ -69,6 +69,22 @@ def test_a_replay_says_and_does_the_same_on_both_engines(small):
     assert max(simulated) >= 0.01 * longest
 
 
+def test_the_simulator_schedules_as_the_real_engine_does_iteration_by_iteration(small):
+    trace = build_trace(small, np.random.default_rng(2), 9, 4, 8)
+    # All at once and little memory: prompts are cut, calls wait, and some pass others.
+    sizes = {"pool_tokens": 384, "max_batch_tokens": 256, "max_seqs": 64}
+    with TransformersEngine(small, time.process_time, None, keep_trace=True, **sizes) as engine:
+        _, answers = replay(engine, trace, [0.0] * 9)
+        facts, steps = engine.facts, engine.trace
+    real = [(step.prefill_tokens, step.num_decode) for step in steps]
+    for passes in (True, False):
+        options = SimOptions(admission="chunk", passes=passes, keep_trace=True)
+        steps_s = [step.seconds for step in steps]
+        simulator = SimEngine(facts, CostModel(), answers.__getitem__, options, steps_s)
+        replay(simulator, trace, [0.0] * 9)
+        assert ([(row.prefill_tokens, row.num_decode) for row in simulator.trace] == real) is passes
+
+
 def test_a_trace_of_random_tokens_has_the_papers_shape():
     trace = random_trace(500, np.random.default_rng(0), 9, 4, 12, 100)
     assert [query.reduces for query in trace] == [False, False, True] * 3
@@ -154,8 +170,14 @@ def test_figures_plot_what_was_stored(tmp_path):
         for metric in ("mean_delay", "p95_delay")
         for engine, basis, value in (("transformers", "measured", 0.2), ("simulator", "simulated", 0.3))
     ]
+    at = {"pool_tokens": 512, "load": 0.5}
+    rows += [
+        Row("mean_delay_error", 0.5, "1", "simulated", factors=at),
+        Row("scheduling_error", 0.01, "1", "simulated", factors=at),
+        Row("repeat_spread", 0.1, "1", "measured", factors=at),
+    ]
     points = draw(tmp_path, "engine_replay", rows)
-    assert sorted(points["value"]) == [0.2, 0.2, 0.3, 0.3]
+    assert sorted(points["value"]) == [0.01, 0.1, 0.2, 0.2, 0.3, 0.3, 0.5]
     assert set(points["basis"]) == {"measured", "simulated"}
     rows = [
         Row(metric, value, "1/s", "measured", factors={"dataset": "squad", "path": path})
@@ -174,6 +196,8 @@ def test_calibration_and_replay_run():
     rows = rows_of(EngineReplay(**knobs), run_of("engine_replay", 1, model))
     engines = {row.factors.get("engine"): row.basis for row in rows if row.metric == "mean_delay"}
     assert engines == {"transformers": "measured", "simulator": "simulated"}
+    (apart,) = [row.value for row in rows if row.metric == "scheduling_error"]
+    assert apart < 0.1
     (same,) = [row.value for row in rows if row.metric == "same_answers"]
     assert same == 1.0
 
@@ -182,7 +206,7 @@ def test_calibration_and_replay_run():
     ("make", "message"),
     [
         (lambda: EngineReplay(clock="sun"), "clock='sun'"),
-        (lambda: EngineCalibration(clock="sun"), "is not one of cpu, wall"),
+        (lambda: EngineCalibration(clock="sun"), "is not one of cpu, steady, wall"),
         (lambda: EngineReplay(repeats=0), "repeats=0"),
         (lambda: EngineReplay(loads=()), "at least one value"),
         (lambda: SimulatorSpeed(rate=0), "rate=0 above 0"),
