@@ -149,14 +149,14 @@ def _draw(path: Path, application: Any, records: Sequence[Any], title: str) -> N
 
     with use_style():
         fig, grid = panels(2 + len(application.knobs), 1, width_in=7.0, height_in=1.4)
-        t = [record.t for record in records]
+        t = [*(record.t for record in records), records[-1].t + 1]  # the last interval has an end too
         series = [
             ("accuracy", [record.accuracy for record in records]),
             ("bytes / best", [record.bytes_up / record.best_bytes for record in records]),
             *((knob.name, [record.knobs[knob.name] for record in records]) for knob in application.knobs),
         ]
         for axes, (name, values) in zip(grid[:, 0], series, strict=True):
-            axes.step(t, values, where="post", color="#0072B2")
+            axes.step(t, [*values, values[-1]], where="post", color="#0072B2")
             axes.set_ylabel(name)
         for axes in grid[:, 0]:
             axes.xaxis.get_major_locator().set_params(integer=True)
