@@ -361,7 +361,8 @@ class OfflineCost(_Profiled):
     competitor: str = "autopasta"
 
     def rows(self, run: Run) -> Iterator[ItemRows]:
-        """Per length: prefill, reading, preparation (two readings and the steered prefill; s); reading_over_prefill;
+        """Per length: prefill, reading of all layers, preparation (two readings of the steered layers, steered prefill; s);
+        reading_over_prefill;
         online delay of llmsteer and competitor; break_even (queries).
         Factor context_tokens."""
         from llmsteer.api import METHODS, WORKLOADS

@@ -267,7 +267,7 @@ def offline_cost(results: Results) -> Drawing:
         plotted.append(points)
     text = (
         "Break-even is the time of preparation (two readings and the steered prefill) divided by the time that each query saves "
-        "against AutoPASTA."
+        "against AutoPASTA. One reading is of all layers here; the preparation reads those that will be steered."
     )
     used = _used(results, "reading_over_prefill", "break_even")
     return Drawing(fig, pd.concat(plotted, ignore_index=True), used, "Offline cost of steering", text)
@@ -284,5 +284,8 @@ def kernels(results: Results) -> Drawing:
     grid[0, 0].set(xlabel="tokens", ylabel="time of one layer's attention [s]")
     log_axis(grid[0, 0], "x", "y")
     legend(fig)
-    text = "All routes but none and column_sums compute the same output. Channel stored: the channel lies in the cache already."
+    text = (
+        "All routes but none and column_sums compute the same output; column_sums is what a reading adds to none. "
+        "Channel stored: the channel lies in the cache already."
+    )
     return Drawing(fig, points, _used(results, "attention_time"), "Routes of steering", text)
