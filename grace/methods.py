@@ -17,8 +17,8 @@ from grace.streaming_code import TamburReceiver, TamburSender
 
 
 @functools.lru_cache(maxsize=16)
-def _codec(weights: str, motion_preset: str, device: str) -> NeuralCodec:
-    return load_codec(weights, motion_preset, device)
+def _codec(weights: str, motion_preset: str, device: str, precision: str) -> NeuralCodec:
+    return load_codec(weights, motion_preset, device, precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class _Neural:
         patch_side: of the I-patch, pixels.
         motion_preset: "medium" or "fast".
         device: of torch.
+        precision: "float32" or "bfloat16", the same at both ends.
     """
 
     weights: str = "grace"
@@ -40,10 +41,11 @@ class _Neural:
     patch_side: int = DEFAULT_SIDE
     motion_preset: str = "medium"
     device: str = "cpu"
+    precision: str = "float32"
 
     def codec(self) -> NeuralCodec:
         """The codec, loaded once a process."""
-        return _codec(self.weights, self.motion_preset, self.device)
+        return _codec(self.weights, self.motion_preset, self.device, self.precision)
 
     def sender(self, info: StreamInfo) -> Sender:
         """See `grace.api.Scheme`."""

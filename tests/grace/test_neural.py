@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from common.errors import CorruptBitstream
+from common.errors import ConfigError, CorruptBitstream
 from grace.api import FrameStatus, Report, StreamInfo, unwrapped
+from grace.codec import NeuralCodec
 from grace.harness import wire_bytes
 from grace.intra import PatchDecoder
 from grace.neural import NeuralReceiver, NeuralSender
@@ -41,6 +42,18 @@ def test_without_loss_both_ends_hold_the_same_picture(codec, clip):
     _, shown, references = run(codec, clip, {}, 2)
     assert sorted(shown) == list(range(1, len(clip)))
     assert all(np.array_equal(shown[number], references[number]) for number in shown)
+
+
+def test_with_16_bits_both_ends_still_hold_the_same_picture(codec, clip):
+    half = NeuralCodec(codec.network, codec.usual_motion_scales, codec.usual_residual_scales, precision="bfloat16")
+    _, shown, references = run(half, clip[:5], {2: (0, 2)}, 1)
+    assert np.array_equal(shown[1], references[1])
+    assert np.array_equal(shown[4], references[4])
+    _, exact, _ = run(codec, clip[:3], {}, 1)
+    assert not np.array_equal(exact[1], shown[1])
+    assert np.abs(exact[1].astype(int) - shown[1]).mean() < 1
+    with pytest.raises(ConfigError, match="precision='int8'"):
+        NeuralCodec(codec.network, codec.usual_motion_scales, codec.usual_residual_scales, precision="int8")
 
 
 def test_states_differ_after_a_loss_and_agree_again_after_the_report(codec, clip):
