@@ -97,7 +97,7 @@ def test_the_sweeps_of_sensitivity_are_apart(drawn):
     sizes = own.groupby(["sweep", "metric"]).size().to_dict()
     assert sizes == {("chunks", "ttft"): 6, ("length", "ttft"): 6, ("batch", "ttft"): 6, ("batch", "throughput"): 6}
     throughput = own[(own["metric"] == "throughput") & (own["batch"] == 2)].set_index("series")["value"]
-    assert throughput["full_recompute"] == pytest.approx(2 / 3.6)
+    assert throughput["Full recompute"] == pytest.approx(2 / 3.6)
     assert (own["num_rows"] == 5).all()
 
 
