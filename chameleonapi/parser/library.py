@@ -4,9 +4,11 @@ Everything here is pure, or records an effect; nothing touches the machine.
 """
 
 import ast
+import bisect
 import builtins
 import collections
 import csv
+import heapq
 import io
 import itertools
 import json
@@ -14,6 +16,7 @@ import math
 import posixpath
 import re
 import string
+import tomllib
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -317,6 +320,20 @@ def _sort(ev: "Evaluator", items: list[Any], kwargs: dict[str, Any], node: ast.A
     made = [items[i] for i in order]
     items[:] = made
     return items
+
+
+def _in_place(name: str, change: Callable[..., Any]) -> NativeFunction:
+    """A function of a library that changes the list that it is given."""
+
+    def call(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+        if kwargs or type(args[0]) is not list or any(map(has_opaque, args)):
+            if isinstance(args[0], list):
+                raise ev.refuse(f"{name} of values that are not in the source", node)
+            return Opaque(f"{name}()", any(map(is_tainted, args)))
+        ev.touch(args[0])
+        return change(*args)
+
+    return NativeFunction(name, call)
 
 
 def _of_heap(name: str, *, is_largest: bool) -> NativeFunction:
@@ -1633,6 +1650,8 @@ def _parsed(ev: "Evaluator", text: str, kind: str) -> Any:
     if key not in ev.parsed_data:
         if kind == "json":
             ev.parsed_data[key] = json.loads(text)
+        elif kind == "toml":
+            ev.parsed_data[key] = tomllib.loads(text)
         else:
             import yaml
 
@@ -1654,6 +1673,14 @@ def _yaml_load(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: a
     if isinstance(args[0], (TextFile, str)) and not has_opaque(args[0]):
         return _parsed(ev, args[0].text if isinstance(args[0], TextFile) else args[0], "yaml")
     return Opaque("yaml.load()")
+
+
+@native("tomllib.load")
+def _toml_load(ev: "Evaluator", args: list[Any], kwargs: dict[str, Any], node: ast.AST) -> Any:
+    text = args[0].text if isinstance(args[0], TextFile) else args[0]
+    if isinstance(text, str) and not has_opaque(text):
+        return _parsed(ev, str(text), "toml")
+    return Opaque("tomllib.load()")
 
 
 @native("csv.reader")
@@ -2054,6 +2081,9 @@ def _module_members() -> dict[str, dict[str, Any]]:
         "functools": functools,
         "itertools": itools,
         "yaml": yaml_members,
+        "tomllib": {"load": _toml_load, "loads": _toml_load},
+        "tomli": {"load": _toml_load, "loads": _toml_load},
+        "toml": {"load": _toml_load, "loads": _toml_load},
         "operator": {
             "itemgetter": _itemgetter,
             "attrgetter": _attrgetter,
@@ -2093,7 +2123,13 @@ def _module_members() -> dict[str, dict[str, Any]]:
             "CRITICAL": 50,
         },
         "pprint": {"pprint": _print, "pp": _print},
-        "heapq": {n: _of_heap(n, is_largest=n == "nlargest") for n in ("nlargest", "nsmallest")},
+        "heapq": {
+            **{n: _of_heap(n, is_largest=n == "nlargest") for n in ("nlargest", "nsmallest")},
+            **{
+                n: _in_place(f"heapq.{n}", getattr(heapq, n)) for n in ("heappush", "heappop", "heapify", "heappushpop")
+            },
+        },
+        "bisect": {n: _in_place(f"bisect.{n}", getattr(bisect, n)) for n in ("insort", "insort_left", "insort_right")},
         "types": {"SimpleNamespace": NativeFunction("SimpleNamespace", lambda ev, a, k, n: Namespace(dict(k)))},
         "typing": {"cast": NativeFunction("cast", lambda ev, a, k, n: a[1])},
         "time": {"sleep": NativeFunction("sleep", _wait)},

@@ -357,7 +357,9 @@ class Parser:
         lengths = self._length_channels(session)
         if self._is_indexed(session):
             shapes.insert(0, shapes.pop(1))
-        for padding, top in shapes:
+        for number, (padding, top) in enumerate(shapes):
+            if number and not self._shows_variation(session, padding, top):
+                continue
             for name, stratum in probing._STRATA:
                 keep = partial(_is_kept, stratum, lengths) if lengths else stratum
                 pauses = any(a.category == "wait" for o in session.cache.values() for a in o.atoms)
@@ -449,6 +451,13 @@ class Parser:
                 )
             ]
         return [self._no_variation(entry, session, request)]
+
+    def _shows_variation(self, session: Session, padding: int, top: float) -> bool:
+        """True if outputs of this shape with one label of the source, or one of some others, have different effects."""
+        analysis = Analysis(session, lambda atom: True, "other", padding, top)
+        plain = {(c, p) for c, p, _ in analysis.single(session.nothing)}
+        labels = [*self._sketch(session), *session.vocabulary[:: max(1, len(session.vocabulary) // 40)]]
+        return any({(c, p) for c, p, _ in analysis.single(label)} != plain for label in labels)
 
     def _length_channels(self, session: Session) -> frozenset[tuple[str, str, str]]:
         """Places that only say how long a list beside them is: {"tags": tags, "count": len(tags)}."""
@@ -926,9 +935,10 @@ class Parser:
         warnings = [f"{p}:{n}: {m}" for m, (p, n) in bugs.items()]
         if unknown is not None and not bugs:
             return _unsupported(spec.api, spec.name, unknown, site_span, spec.scale)
-        if any(o.run.label_pairs for o in session.cache.values()) and not bugs:
-            reason = f"{site_span.path}:{site_span.line}: the labels of several answers are compared with each other"
-            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        pairs = any(o.run.label_pairs for o in session.cache.values())
+        compared = f"{site_span.path}:{site_span.line}: the labels of several answers are compared with each other"
+        if presence and pairs and not bugs:
+            return _unsupported(spec.api, spec.name, compared, site_span, spec.scale)
         if presence and empty.run.raised is None:
             target = TargetList(
                 0, session.vocabulary, predicate="any label at all", outcome=probing.describe(new), source=(site_span,)
@@ -991,6 +1001,8 @@ class Parser:
         if tests and not bugs and self._is_tested_beside(session):
             reason = f"{site_span.path}:{site_span.line}: labels only matter together with another part of the answer"
             return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
+        if pairs and not bugs:
+            return _unsupported(spec.api, spec.name, compared, site_span, spec.scale)
         unprobed = {name: where for o in session.cache.values() for name, where in o.run.unprobed.items()}
         if unprobed and not bugs:
             name, (path, line) = next(iter(unprobed.items()))

@@ -163,6 +163,8 @@ EXPECTED = {
     ),
     "urllib_body": (TF, None, None, [("Person", 0.6)]),  # urlopen(Request(url, data=json.dumps(...)))
     "heap_top": (MC, APP, 3, [("Cat", None), ("Dog", None)]),  # heapq.nlargest(3, labels, key=score)
+    "heap_queue": (MC, APP, None, [("Fire, Smoke", None), ("Person", None), ("Car", None)]),  # heappush, heappop
+    "toml_rules": (MS, None, None, [("Weapon, Gun, Knife", None), ("Cigarette, Beer, Wine", None)]),
     "name_dispatch": (MC, API, None, [("Dog", None), ("Cat", None), ("Cow", None)]),  # globals()["on_" + label]
     "pantry_names": (  # print(found) shows an empty list otherwise: the names are what is told
         MS,
@@ -184,6 +186,8 @@ REFUSED = {
     "bin_votes": "treated differently",
     "crowd_yolo": "another model",
     "keras_argmax": "another model",
+    "random_joke": "picked at random",
+    "same_scene": "several answers are compared",
     "sound_files": "not in the source",
     "weather_clothes": "which labels count depends on",
     "classroom_mood": "counted against each other",
