@@ -1,8 +1,8 @@
-"""The least delay that any scheme can have under a controller: frames of exactly the size that is allowed, of filler.
+"""The delay that network and controller make by themselves: frames of exactly the size that is allowed, of filler.
 
 A frame is shown once all its packets are there, or as soon as a packet of a later one is, with whatever came; nothing is sent
-again, nothing is waited for, nothing is coded. The delay that is left is the network's and the controller's. The picture stands
-still.
+again, nothing is waited for, nothing is coded. A scheme that spends what it may cannot be faster, one that spends less can. The
+picture stands still.
 """
 
 from common.errors import CorruptBitstream

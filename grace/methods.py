@@ -231,10 +231,10 @@ class Salsify:
         return SalsifyReceiver(info)
 
 
-@METHODS.add("delay_floor", label="No codec (least delay)", color="#222222", marker="p")
+@METHODS.add("delay_floor", label="Filler, no codec", color="#222222", marker="p")
 @dataclasses.dataclass(frozen=True)
 class DelayFloor:
-    """No video: filler of exactly the allowed size, whose delay no scheme can undercut. The picture stands still."""
+    """No video: filler of the allowed size, decoded from whatever comes in no time. Only sending less is faster."""
 
     has_pictures = False
 
