@@ -150,7 +150,7 @@ class FrameFilterTradeoff(_Compared):
 
     workloads: Sequence[str] = ("rgb_detection", "thermal_detection")
     pipeline: str = "filter"
-    ours: Sequence[str] = ("oneadapt_filter",)
+    ours: Sequence[str] = ("oneadapt_filter", "oneadapt_filter_calibrating")
 
 
 @EXPERIMENTS.add("upscaling")

@@ -6,14 +6,17 @@ accuracy is that of stale results.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from common.errors import ConfigError
 from oneadapt import filtering
-from oneadapt.api import METHODS, Feedback, Knobs
+from oneadapt.api import METHODS, Delivery, Feedback, Knobs
 from oneadapt.baselines import Fixed
+from oneadapt.controllers import Calibrator
 from oneadapt.gradient import Gradient
 from oneadapt.profiles import calibration_of
 from oneadapt.session import Application, key_of
@@ -33,10 +36,14 @@ class OneAdaptFilter:
     Attributes:
         trade: price of analysing all frames, in units of accuracy.
         scale: accuracy lost per share of results at risk; None takes the application's calibration.
+        is_calibrating: correct the scale by intervals whose frames were all analysed (method oneadapt_filter_calibrating).
+        probe_every: intervals after which all frames are analysed, if only some have been since, when calibrating.
     """
 
     trade: float = 0.2
     scale: float | None = None
+    is_calibrating: bool = False
+    probe_every: int = 10
 
     pipeline: ClassVar[str] = "filter"
     sweep: ClassVar[tuple[str, tuple[float, ...]]] = ("trade", PRICES)
@@ -44,10 +51,20 @@ class OneAdaptFilter:
     def __post_init__(self) -> None:
         if not self.trade >= 0:
             raise ConfigError(f"trade={self.trade} must be >= 0.")
+        if self.probe_every < 1:
+            raise ConfigError(f"probe_every={self.probe_every} must be at least 1.")
 
     def controller(self, application: Application) -> "FilterController":
         """See `oneadapt.api.Method.controller`."""
         return FilterController(self, application)
+
+
+@METHODS.add("oneadapt_filter_calibrating", label="OneAdapt (calibrating)", color="#117733", marker="D")
+@dataclasses.dataclass(frozen=True)
+class OneAdaptFilterCalibrating(OneAdaptFilter):
+    """The same, with a scale that is corrected by intervals whose frames were all analysed (ours)."""
+
+    is_calibrating: bool = True
 
 
 class FilterController:
@@ -56,7 +73,9 @@ class FilterController:
     def __init__(self, method: OneAdaptFilter, application: Application) -> None:
         self.method = method
         self.application = application
-        self.scale = method.scale if method.scale is not None else calibration_of(application, "best").scale
+        known = calibration_of(application, "best")
+        self.calibrator = Calibrator(known if method.scale is None else dataclasses.replace(known, scale=method.scale))
+        self._known_at = 0
 
     def next_knobs(self, feedback: Feedback) -> Knobs:
         """See `oneadapt.api.KnobController.next_knobs`."""
@@ -73,17 +92,45 @@ class FilterController:
         x = (feedback.delivery if is_whole else feedback.camera.encode(application.best)).x
         # DEVIATION oneadapt-5: the loss enters linearly, in units of accuracy, not as log10(1e7 * loss): one lambda for all
         # knobs.
-        values: dict[tuple[int, ...], float] = {}
-        chosen, best_value = application.best["filter"], -math.inf
+        candidates: dict[tuple[int, ...], tuple[float, ...]] = {}
         for biases in _biases(application):
-            kept = filtering.choose(features, biases)
-            if kept not in values:
-                shown = np.searchsorted(np.asarray(kept), np.arange(len(data)), side="right") - 1
-                risk = gradient.risk(x[np.asarray(kept)[shown]], x)
-                values[kept] = -self.scale * risk - self.method.trade * len(kept) / len(data)
-            if values[kept] > best_value:
-                chosen, best_value = biases, values[kept]
-        return {**application.best, "filter": chosen}
+            candidates.setdefault(filtering.choose(features, biases), biases)
+        shown = {
+            kept: np.asarray(kept)[np.searchsorted(np.asarray(kept), np.arange(len(data)), side="right") - 1]
+            for kept in candidates
+        }
+        risk = {kept: gradient.risk(x[places], x) for kept, places in shown.items()}
+        if self.method.is_calibrating:
+            self._calibrate(feedback, feedback.delivery if is_whole else None, shown, risk)
+
+        def value(kept: tuple[int, ...]) -> float:
+            return -self.calibrator.scale * risk[kept] - self.method.trade * len(kept) / len(data)
+
+        return {**application.best, "filter": candidates[max(candidates, key=value)]}
+
+    def _calibrate(
+        self,
+        feedback: Feedback,
+        whole: Delivery | None,
+        shown: Mapping[tuple[int, ...], npt.NDArray[np.int64]],
+        risk: Mapping[tuple[int, ...], float],
+    ) -> None:
+        """Where all frames have been analysed, what stale results would have lost is known: for every candidate, for nothing.
+
+        After `probe_every` intervals without such an interval, all frames of one are sent and analysed.
+        """
+        if whole is not None:
+            fresh = list(feedback.results)
+        elif feedback.t - self._known_at >= self.method.probe_every:
+            everything = feedback.camera.encode(self.application.best)
+            feedback.camera.send(everything)
+            fresh = feedback.server.infer(everything)
+        else:
+            return
+        self._known_at = feedback.t
+        accuracy = feedback.server.task.accuracy
+        losses = [1 - accuracy([fresh[i] for i in places], fresh) for places in shown.values()]
+        self.calibrator.learn(float(np.mean(losses)), float(np.mean(list(risk.values()))))
 
 
 @METHODS.add("reducto", label="Reducto", color="#D55E00", marker="s")

@@ -176,7 +176,8 @@ def savings(results: Results) -> Drawing:
     """Resource saved at equal accuracy, and accuracy gained at equal resource, against each method."""
     need(results, "late_saving", "late_gain")
     rows = results.only(metric=["late_saving", "late_gain"]).frame.copy()
-    rows = rows[rows["factor.ours"] != "oneadapt_plain"]  # its own numbers are in the claim table
+    # The numbers of other forms of OneAdapt are in the claim table.
+    rows = rows[~rows["factor.ours"].isin(["oneadapt_plain", "oneadapt_filter_calibrating"])]
     rows["group"] = [NAMES.get(name, name) for name in rows["workload"]]
     is_other = ~rows["experiment"].str.startswith(("tradeoff", "real_clips"))
     rows.loc[is_other, "group"] += ", " + rows["experiment"].str.replace("_", " ")

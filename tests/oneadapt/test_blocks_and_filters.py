@@ -154,6 +154,25 @@ def test_filter_controller_prefers_few_frames_of_a_still_scene():
     assert kept(moving, 50.0) == 1
 
 
+def test_a_filter_whose_scale_is_too_high_is_corrected_and_pays_for_probes():
+    application = prepared("filter")
+    moving = small_clip(np.random.default_rng(0), 16)
+
+    def run(**knobs):
+        method = METHODS.create("oneadapt_filter", trade=0.6, scale=scale, probe_every=3, **knobs)
+        return run_clip(application, {"": method.controller(application)}, moving)[""]
+
+    scale = 0.5
+    while len(run()[-1].kept) < 3:  # the lowest of these scales at which all frames stay
+        scale *= 2
+    corrected = run(is_calibrating=True)
+    assert sum(len(record.kept) for record in corrected) < 3 * len(moving)
+    # All frames were analysed at first: learning is free. Once frames are dropped, every third interval is analysed again.
+    first = next(record.t for record in corrected if len(record.kept) < 3)
+    assert all(record.ledger.search_forwards == 0 for record in corrected[: first + 1])
+    assert {record.ledger.search_forwards for record in corrected[first:]} <= {0, 3}
+
+
 def test_reducto_with_profiling_pays_for_what_it_did_not_analyse():
     application = prepared("filter")
     clip = small_clip(np.random.default_rng(0), 6)
