@@ -20,9 +20,9 @@ from common.models.loading import LoadedModel, ModelSpec, load
 from common.models.prompt_format import encode_prompt, eos_id
 from common.results import Basis, ItemRows, Row
 from common.serving.api import Answer, Call, Completion, Engine, EngineFacts
-from common.serving.calibration import MIN_REPEATS, Batch, calibrate, fit, grid, points_of, time_batches
+from common.serving.calibration import MIN_REPEATS, Batch, calibrate, fit, grid, in_service, points_of, time_batches
 from common.serving.cost import CostModel, Preset, preset
-from common.serving.in_process import TransformersEngine
+from common.serving.in_process import Step, TransformersEngine
 from common.serving.simulator import SimEngine, SimOptions
 from common.timing import SteadyClock, exclusive
 from ragserve.api import EXPERIMENTS
@@ -320,7 +320,8 @@ class EngineReplay:
     def rows(self, run: Run) -> Iterator[ItemRows]:
         """Per trace, pool and load: mean_delay and p95_delay of both engines, mean_delay_error, repeat_spread, same_answers, and
         scheduling_error (of the simulator that takes the real engine's time for each iteration); per pool: capacity; per
-        trace: held_out_error, slowdown (of the machine meanwhile; factor `quantile`)."""
+        trace: held_out_error, in_service (time of iterations in service over that of batches timed one by one, from another
+        trace), slowdown (of the machine meanwhile; factor `quantile`)."""
         loaded = _loaded(run)
         for key, _ in run.todo([(f"trace{index:02d}", None) for index in range(run.num_items)]):
             with exclusive(threads=1):
@@ -332,7 +333,14 @@ class EngineReplay:
         clock = _clock_of(self.clock, loaded)
         timings = [self._round(loaded, clock)]
         replays = [self._prepare(run, key, loaded, clock, pool) for pool in self.pools]
+        # Iterations in service take longer than batches timed one by one. By how much, another trace says.
+        other, other_arrivals = self._trace(run, f"{key}, to calibrate", loaded)
+        served: list[Step] = []
+        middle = sorted(self.loads)[len(self.loads) // 2]
         for _ in range(self.repeats):
+            with self._real(loaded, clock, self.pools[0]) as engine:
+                replay(engine, other, [at_s / (middle * replays[0].capacity) for at_s in other_arrivals])
+                served += engine.trace
             for one in replays:
                 for load_factor in self.loads:
                     with self._real(loaded, clock, one.facts.pool_tokens) as engine:
@@ -341,14 +349,18 @@ class EngineReplay:
                     one.runs.setdefault(load_factor, []).append((delays, answers, steps_s))
             timings.append(self._round(loaded, clock))
         fitted = fit(points_of(timings, "mean"), loaded.spec.name)
-        rows = [Row("held_out_error", fitted.held_out_mean, "1", "measured")]
+        factor = in_service(fitted.cost, served)
+        rows = [
+            Row("held_out_error", fitted.held_out_mean, "1", "measured"),
+            Row("in_service", factor, "1", "measured"),
+        ]
         if isinstance(clock, SteadyClock):
             rows += [
                 Row("slowdown", float(np.quantile(clock.slowdowns, q)), "1", "measured", factors={"quantile": q})
                 for q in (0.05, 0.5, 0.95)
             ]
         for one in replays:
-            rows += one.rows(fitted.cost)
+            rows += one.rows(fitted.cost.scaled(factor))
         return rows
 
     def _round(self, loaded: LoadedModel, clock: Callable[[], float]) -> dict[Batch, list[float]]:
@@ -369,6 +381,14 @@ class EngineReplay:
         )
 
     def _prepare(self, run: Run, key: str, loaded: LoadedModel, clock: Callable[[], float], pool: int) -> "_Replays":
+        trace, arrivals_s = self._trace(run, key, loaded)
+        with self._real(loaded, clock, pool) as engine:
+            delays, first = replay(engine, trace, [0.0] * len(trace))
+            facts = engine.facts
+        return _Replays(trace, facts, arrivals_s, len(trace) / max(delays), first, {})
+
+    def _trace(self, run: Run, key: str, loaded: LoadedModel) -> tuple[list[TracedQuery], np.ndarray]:
+        """Queries, and when they come at one per second."""
         rng = run.rng("trace", key)
         if loaded.tokenizer is None:
             vocabulary = int(loaded.config.vocab_size)
@@ -377,11 +397,7 @@ class EngineReplay:
             )
         else:
             trace = build_trace(loaded, rng, self.num_queries, self.max_chunks, self.summary_tokens)
-        gaps = run.rng("arrivals", key).exponential(1.0, len(trace))
-        with self._real(loaded, clock, pool) as engine:
-            delays, first = replay(engine, trace, [0.0] * len(trace))
-            facts = engine.facts
-        return _Replays(trace, facts, gaps, len(trace) / max(delays), first, {})
+        return trace, np.cumsum(run.rng("arrivals", key).exponential(1.0, len(trace)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -391,7 +407,7 @@ class _Replays:
     Attributes:
         trace: the queries.
         facts: of the engine.
-        gaps: between arrivals, at one query per second.
+        arrivals_s: at one query per second.
         capacity: queries per second when all come at once.
         first: answers of that run.
         runs: by load, of each repeat: delays, answers, seconds of each iteration.
@@ -399,14 +415,14 @@ class _Replays:
 
     trace: list[TracedQuery]
     facts: EngineFacts
-    gaps: np.ndarray
+    arrivals_s: np.ndarray
     capacity: float
     first: dict[Call, Answer]
     runs: dict[float, list[tuple[list[float], dict[Call, Answer], list[float]]]]
 
     def arrivals(self, load_factor: float) -> list[float]:
         """Times at which the queries come, the same in every repeat and on both engines."""
-        return [float(at_s) for at_s in np.cumsum(self.gaps) / (load_factor * self.capacity)]
+        return [float(at_s) for at_s in self.arrivals_s / (load_factor * self.capacity)]
 
     def rows(self, cost: CostModel) -> Iterator[Row]:
         """Beside what the simulator makes of the same calls."""

@@ -20,14 +20,14 @@ from common.errors import ConfigError
 from common.models.loading import LoadedModel
 from common.serving.api import Call
 from common.serving.cost import FORMAT, CostModel, pairs
-from common.serving.in_process import TransformersEngine
+from common.serving.in_process import Step, TransformersEngine
 
 MIN_REPEATS = 7
 Statistic = Literal["minimum", "median", "mean"]
 _OTHER_TOKENS = 40
 """Length of the prompt that is computed before each timed one, so that no batch is timed right after its like."""
 # Where the two curves of the cost model may bend, in tokens; the last point is the largest batch timed.
-_KNOTS = (((1, 16, 64, 256), (1, 8, 32, 128)), ((1, 64), (1, 64)), ((1,), (1,)))
+_KNOTS = (((1, 2, 4, 16, 64, 256), (1, 2, 8, 32, 128)), ((1, 64), (1, 64)), ((1,), (1,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +232,34 @@ def fit(points: Sequence[Point], source: str, folds: int = 5) -> Fit:
     return Fit(cost, float(errors.mean()), float(errors.max()), tuple(map(float, predicted)), float(fitted.mean()))
 
 
+def in_service(cost: CostModel, steps: Sequence[Step]) -> float:
+    """How much longer iterations take in service than a cost model fitted to batches that were timed one by one says: a factor.
+
+    Args:
+        cost: see `fit`.
+        steps: the trace of an engine that served other calls than those that are to be simulated.
+
+    Raises:
+        ConfigError: an empty trace.
+    """
+    if not steps:
+        raise ConfigError(
+            "an empty trace says nothing of iterations in service; serve some calls with keep_trace=True."
+        )
+    predicted = sum(
+        cost.step(
+            step.prefill_tokens,
+            sum(pairs(past, new) for new, past in step.prompts),
+            step.num_decode,
+            sum(step.decode_kv),
+            sum(new + past for new, past in step.prompts),
+            len(step.prompts),
+        )
+        for step in steps
+    )
+    return sum(step.seconds for step in steps) / predicted
+
+
 def _with_end(knots: tuple[int, ...], end: int) -> tuple[int, ...]:
     return (*(knot for knot in knots if knot < end), max(end, 2))
 
@@ -267,7 +295,7 @@ def _solve(x: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def _pool_need(batch: Batch, repeats: int) -> int:
-    return batch.num_decode * (batch.context + repeats + 32) + batch.past + batch.prompts * (batch.new + 32)
+    return batch.num_decode * (batch.context + repeats + 32) + batch.past + batch.prompts * (batch.new + 48)
 
 
 def _time_batch(engine: TransformersEngine, batch: Batch, cpu_clock: Callable[[], float], repeats: int) -> list[float]:
@@ -279,26 +307,29 @@ def _time_batch(engine: TransformersEngine, batch: Batch, cpu_clock: Callable[[]
     def tokens(count: int) -> tuple[int, ...]:
         return tuple(int(t) for t in rng.integers(0, engine.vocabulary, count))
 
-    # Decoding sequences have `context` KV tokens in the middle of the repeats. Prompts are computed one after another, and those
-    # that are complete go on decoding meanwhile: the first ones start shorter, and may generate for longer.
-    length, later, starts = max(1, batch.context - (repeats + 1) // 2 - 1), 0, []
+    other = min(_OTHER_TOKENS, full - batch.num_decode)
+    # Decoding sequences have `context` KV tokens in the middle of the repeats, two iterations each. Prompts are computed one
+    # after another, and those that are complete go on decoding: the first ones start shorter, and may generate for longer.
+    length, later, starts = max(1, batch.context - repeats - 1), 0, []
     for place in reversed(range(batch.num_decode)):
         start = max(1, length - later)
         starts.append((start, later))
         later += -(-start // (full - place))
     for start, steps in reversed(starts):
-        engine.submit(Call(tokens(start), steps + (10 * repeats if batch.new else repeats + 4)))
+        engine.submit(Call(tokens(start), steps + (10 * repeats if batch.new else 2 * repeats + 4)))
         while engine.load().prefill_tokens:
             engine.step()
     if not batch.new:
         for _ in range(repeats):
+            engine.submit(Call(tokens(other), 1))
+            engine.step()
             begin_s = cpu_clock()
             engine.step()
             times.append(cpu_clock() - begin_s)
     else:
         for _ in range(repeats):
-            # In service an iteration follows another kind of iteration; back to back, a prompt is 10 % faster.
-            engine.submit(Call(tokens(min(_OTHER_TOKENS, full - batch.num_decode)), 1))
+            # In service an iteration follows another kind of iteration; back to back, a prompt is 10 % faster, a decode 3 %.
+            engine.submit(Call(tokens(other), 1))
             engine.step()
             for _ in range(batch.prompts):
                 engine.submit(Call(tokens(batch.past + batch.new), 1))

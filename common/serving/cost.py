@@ -125,6 +125,21 @@ class CostModel:
             total += self.step(0, 0.0, 1, prompt_tokens + step, 0)
         return total
 
+    def scaled(self, factor: float) -> "CostModel":
+        """The same with every time multiplied by `factor`, > 0."""
+        if not factor > 0:
+            raise ConfigError(f"factor={factor} must be above 0.")
+        return dataclasses.replace(
+            self,
+            linear_s=tuple(value * factor for value in self.linear_s),
+            read_s=tuple(value * factor for value in self.read_s),
+            beta_s=self.beta_s * factor,
+            gamma_s=self.gamma_s * factor,
+            decode_s=self.decode_s * factor,
+            chunk_s=self.chunk_s * factor,
+            cpu_s=self.cpu_s * factor,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
         return dataclasses.asdict(self)

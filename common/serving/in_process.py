@@ -28,12 +28,23 @@ class Step:
 
     Attributes:
         seconds: since the end of the one before, or since work came to the idle engine.
-        prefill_tokens, num_decode: what it computed.
+        prompts: (new, past) tokens of each prompt, or part of one, that it computed.
+        decode_kv: KV tokens that each decoding sequence attended to, its new one included.
     """
 
     seconds: float
-    prefill_tokens: int
-    num_decode: int
+    prompts: tuple[tuple[int, int], ...]
+    decode_kv: tuple[int, ...]
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens computed."""
+        return sum(new for new, _ in self.prompts)
+
+    @property
+    def num_decode(self) -> int:
+        """Sequences that decoded."""
+        return len(self.decode_kv)
 
 
 @dataclasses.dataclass
@@ -248,16 +259,17 @@ class TransformersEngine:
         with torch.no_grad():
             if not self._processor.prepare_next_batch():
                 return False
-            batch = [(one.query_length, one.state.generated_len() > 0) for one in self._batch()]
+            batch = [
+                (one.query_length, one.state.position_offset, one.state.generated_len() > 0) for one in self._batch()
+            ]
             self._manager._generation_step()
             self._processor.update_batch()
         self._iterations += 1
         now_s = self.now()
         if self._trace is not None:
             seconds = now_s - (begin_s if self._ended_s is None else self._ended_s)
-            self._trace.append(
-                Step(seconds, sum(n for n, decodes in batch if not decodes), sum(decodes for _, decodes in batch))
-            )
+            prompts = tuple((new, kv - new) for new, kv, decodes in batch if not decodes)
+            self._trace.append(Step(seconds, prompts, tuple(kv for _, kv, decodes in batch if decodes)))
         self._ended_s = now_s
         for name, flight in self._flights.items():
             state = scheduler.active_requests.get(name)
