@@ -195,7 +195,7 @@ def server(
     if name == THIS_MACHINE:
         folder = cache.get_or_make(
             "ragserve-calibration",
-            {"model": loaded.fingerprint, "machine": machine, "version": 2},
+            {"model": loaded.fingerprint, "machine": machine, "version": 3},
             lambda path: _calibrate(loaded, cpu_clock, machine, path),
         )
         cost, _ = load_calibration(folder / "calibration.json")
