@@ -14,7 +14,7 @@ import ast
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from chameleonapi.parser import effects
@@ -131,6 +131,8 @@ class Run:
     raised: ExceptionValue | None = None
     journal: dict[int, tuple[Any, Any]] = field(default_factory=dict)
     opaque_calls: int = 0
+    calls: dict[Site, int] = field(default_factory=dict)
+    only_call: int | None = None  # the probed answer goes to this call of a site only
     # What a random choice was made from, by its place in the source.
     picks: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)  # database cursors that were asked for a label
@@ -2094,6 +2096,9 @@ class Evaluator:
             if name in ("annotate_image", "batch_annotate_images", "annotate", "images:annotate", "annotate_text")
             else None
         )
+        number = self.run.calls[site] = self.run.calls.get(site, 0) + 1
+        if self.run.only_call is not None and number != self.run.only_call:
+            site = replace(site, column=-number)  # another answer than the probed one: a neutral one
         return self._build_answer(site, name, style, features)
 
     def _may_be_client(self, receiver: Opaque, wanted: str) -> bool:

@@ -29,6 +29,7 @@ _MAX_SEARCH = 40
 _MAX_CONSTANTS = 400
 _NO_LABEL_TEXT = re.compile(r"[\\|*^$?{}<>\n\t]")  # messages, patterns, markup: never the text of a label
 _OTHER_FIELD = {"Labels": "Labels.Parents", "ModerationLabels": "ModerationLabels.ParentName"}
+_ACCIDENTS = ("IndexError", "KeyError", "TypeError", "AttributeError", "ZeroDivisionError", "StopIteration")
 _REGEX_SIGNS = re.compile(r"\\b|[()^$?]")
 
 
@@ -128,11 +129,11 @@ class Parser:
                 made = self._decisions(entry, key, vector, sites)
                 if key in weak and key in reached:
                     # What a function hands back says more than what a script's last variables happen to hold.
-                    if self._stratum == "variables" or any(d.kind not in _CATEGORICAL for d in made):
+                    if self._stratum in ("variables", "unclear") or any(d.kind not in _CATEGORICAL for d in made):
                         continue
                     found[key] = []
                     weak.discard(key)
-                elif not entry.name and self._stratum == "variables":
+                elif not entry.name and self._stratum in ("variables", "unclear"):
                     weak.add(key)
                 reached.add(key)
                 vectors_of[(entry, key)] = vector
@@ -400,6 +401,17 @@ class Parser:
                                 return split
                         continue
                     varied = True
+                    if name == "variables" and reasons:
+                        # What a script's variables hold says nothing once its effects were not understood.
+                        self._stratum = "unclear"
+                        continue
+                    base_view = analysis.view(analysis.base_output)
+                    if all(one.view < base_view for one in result[0]) and all(
+                        channel[0] == "raise" and channel[1] in _ACCIDENTS for channel, _, _ in base_view
+                    ):
+                        where = (session.site.path, session.site.line)
+                        reasons.append(("labels only decide whether the code fails", where))
+                        continue
                     self._stratum = name
                     refusal = self._depends_on_unknown(session, analysis)
                     if session.field_name == "FaceDetails.Emotions" and any(
@@ -416,6 +428,13 @@ class Parser:
                             "depends on the order of a set, which is arbitrary"
                         )
                     refusal = refusal or self._picks_at_random(session)
+                    if refusal is None and all(
+                        session.needs_several_answers(x.witness, analysis.keep) for x in result[0]
+                    ):
+                        refusal = (
+                            f"{session.site.path}:{session.site.line}: one answer alone decides nothing: the answers of "
+                            "several calls are counted together"
+                        )
                     if refusal is not None:
                         return [
                             _unsupported(
@@ -760,13 +779,14 @@ class Parser:
     def _counted(
         self, entry: Entry, session: Session, analysis: Analysis, labels: Sequence[str], request: dict[str, Any]
     ) -> DecisionSummary | None:
-        variable = probing.count_variable(session, analysis, labels)
-        if variable is None or self._depends_on_unknown(session, analysis) is not None:
+        counted = probing.count_variable(session, analysis, labels)
+        if counted is None or self._depends_on_unknown(session, analysis) is not None:
             return None
+        variable, threshold = counted
         spec = session.spec
         return DecisionSummary(
             spec.api, spec.name, "numeric", variables=(variable,), request=dict(request), scale=spec.scale,
-            lists=(TargetList(0, variable.of, predicate="labels counted", outcome="counted"),),
+            lists=(TargetList(0, variable.of, threshold=threshold, predicate="labels counted", outcome="counted"),),
             source=(_site_span(session.site, self.app), self._entry_span(entry)), warnings=tuple(self._assumptions(session)),
         )  # fmt: skip
 
@@ -939,6 +959,9 @@ class Parser:
         compared = f"{site_span.path}:{site_span.line}: the labels of several answers are compared with each other"
         if presence and pairs and not bugs:
             return _unsupported(spec.api, spec.name, compared, site_span, spec.scale)
+        if presence and not bugs and self._leads_matter(session, keep):
+            reason = f"{site_span.path}:{site_span.line}: how far one label leads the next decides"
+            return _unsupported(spec.api, spec.name, reason, site_span, spec.scale)
         if presence and empty.run.raised is None:
             target = TargetList(
                 0, session.vocabulary, predicate="any label at all", outcome=probing.describe(new), source=(site_span,)
@@ -1029,6 +1052,19 @@ class Parser:
             request=dict(request),
             warnings=tuple(warnings),
         )
+
+    def _leads_matter(self, session: Session, keep: Callable[[Atom], bool]) -> bool:
+        """True if a label of the source, far before another label, does what no other label does there."""
+        scale = session.spec.scale
+
+        def effects(label: str) -> set[Any]:
+            output = ((label, round(scale * 0.97, 6)), (session.fillers[0], round(scale * 0.3, 6)))
+            return {
+                (a.channel, a.pattern) for a in session.observe(output).atoms if keep(a) and TEXT_MARK not in a.pattern
+            }
+
+        plain = effects(session.nothing)
+        return any(effects(label) != plain for label in self._sketch(session)[:80])
 
     def _is_tested_beside(self, session: Session) -> bool:
         """True if some label passes a test and the application then looks at another field of the same answer."""

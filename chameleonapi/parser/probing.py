@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from chameleonapi.decisions import (
     DecisionSummary,
     Interval,
@@ -157,6 +159,21 @@ class Session:
         """How many times a label is repeated where repetitions may count: beyond every number that the source mentions."""
         counts = [int(n) for n in self.numbers if n == int(n) and 0 < n <= _MAX_COUNT]
         return max(12, max(counts, default=0) + 2)
+
+    def needs_several_answers(self, output: Output, keep: Callable[[Atom], bool]) -> bool:
+        """True if the application calls this API several times and one such answer among them does nothing."""
+        if self.observe(output).run.calls.get(self.site, 0) < 2:
+            return False
+        views = []
+        for answer, only_call in ((output, None), (output, 1), (self.output([self.nothing]), None)):
+            made = Answer(labels=list(answer))
+            run = Run((self.site, self.field_name), made, "plain", self.choices, only_call=only_call)
+            self.evaluator.execute(run, self.entry)
+            self.num_runs += 1
+            finals = [a for values, _ in run.finals.values() for a in values]
+            views.append({(a.channel, a.pattern) for a in (*run.atoms, *finals) if keep(a)})
+        every, first, none = views
+        return first == none != every
 
     def output(self, labels: Sequence[str], top: float = 0.99, step: float = 0.004) -> Output:
         """An API output with these labels, best first, all with high scores."""
@@ -822,9 +839,10 @@ class Analysis:
         neutral = [v for v in _sample(session.vocabulary, 40) if not any(v in m for m in members)]
         neutral = [v for v in neutral if not any(v in one.unless for one in lists)] + list(self.fillers[:3])
         in_source = [c for c in (*silent, *session.constants) if c in set(session.vocabulary) or c in silent]
-        quiet = [c for c in in_source if c not in self.active and not any(c in m for m in members)][:12]
-        repeats = session.repeats
         known = set(session.vocabulary)
+        quiet = [c for c in in_source if c not in self.active and not any(c in m for m in members)]
+        quiet = sorted(dict.fromkeys(quiet), key=lambda c: c not in known)[:12]
+        repeats = session.repeats
         outputs: list[list[str]] = []
         for i, one in enumerate(lists[:6]):
             other = lists[(i + 1) % len(lists)]
@@ -848,28 +866,38 @@ class Analysis:
                 chosen.append(pool[int(rng.integers(len(pool)))])
             outputs.append(chosen)
         scale = session.spec.scale
+        for label in (*quiet, *(one.labels[0] for one in lists[:6])):
+            # A label that leads the next one by far ("only if it is clearly a cat").
+            output: Output = ((label, round(scale * 0.97, 6)), (self.fillers[0], round(scale * 0.3, 6)))
+            if not _near_threshold(lists, output, scale):
+                self._check(summary, lists, kind, base_view, output)
+        for one in lists[:6]:
+            if one.threshold is not None and not one.clauses:
+                # Several labels below the threshold: their sum would be above it.
+                several = one.labels[:1] * 4 if repeats else _one_spelling(one.labels[:4], known)
+                self._check(summary, lists, kind, base_view, tuple((x, 0.9 * one.threshold.value) for x in several))
         for number, labels in enumerate(outputs):
             unique = labels if repeats else _one_spelling(labels, known)
             if number % 2:
                 scores = sorted((float(s) for s in rng.uniform(0.02, 0.985, len(unique))), reverse=True)
-                output: Output = tuple((x, round(scale * s, 4)) for x, s in zip(unique, scores, strict=True))
+                output = tuple((x, round(scale * s, 4)) for x, s in zip(unique, scores, strict=True))
             else:
                 output = session.output(unique, self.top)
             if _near_threshold(lists, output, scale):
                 continue
-            view = self.view(output)
-            chosen_ids = summary.decide(output)
-            if not self._agrees(view, [lists[c] for c in chosen_ids], lists, kind, base_view, output):
-                shown = ", ".join(f"{x} {s:g}" for x, s in output)
-                raise Reject(
-                    f"the effects do not follow from single labels: the output [{shown}] is treated differently"
-                )
+            self._check(summary, lists, kind, base_view, output)
         if self.base == "other":
             empty = self.view(())
             if empty != base_view and not self.padding:
                 self.empty_differs = True
 
     empty_differs = False
+
+    def _check(self, summary: DecisionSummary, lists: list[_List], kind: str, base_view: View, output: Output) -> None:
+        chosen = [lists[c] for c in summary.decide(output)]
+        if not self._agrees(self.view(output), chosen, lists, kind, base_view, output):
+            shown = ", ".join(f"{x} {s:g}" for x, s in output)
+            raise Reject(f"the effects do not follow from single labels: the output [{shown}] is treated differently")
 
     def _agrees(
         self, view: View, chosen: list[_List], lists: list[_List], kind: str, base_view: View, output: Output
@@ -1257,8 +1285,10 @@ def describe(atoms: Iterable[Atom]) -> str:
     return "; ".join(parts[:6]) + ("; ..." if len(parts) > 6 else "")
 
 
-def count_variable(session: Session, analysis: Analysis, labels: Sequence[str]) -> NumericVariable | None:
-    """A decision on how many matching labels there are, if that is what the application takes."""
+def count_variable(
+    session: Session, analysis: Analysis, labels: Sequence[str]
+) -> tuple[NumericVariable, Threshold | None] | None:
+    """A decision on how many matching labels there are, if that is what the application takes, and the score that counts."""
     in_vocabulary = set(session.vocabulary)
     plain = analysis.view(session.output([session.nothing]))
     known = [x for x in dict.fromkeys(labels) if x in in_vocabulary] or list(dict.fromkeys(labels))
@@ -1303,10 +1333,59 @@ def count_variable(session: Session, analysis: Analysis, labels: Sequence[str]) 
             chosen = [known[i % len(known)] for i in range(count)]
             if analysis.view(session.output([*chosen, other])) != views[count]:
                 return None
+    try:
+        threshold = _count_threshold(session, analysis, known, views, rng)
+    except Reject:
+        return None  # a sum or a product of scores: high ones look like a count
     edges = [0, *(int(p + 0.5) for p in points), limit + 1]
     intervals = []
     for a, b in itertools.pairwise(edges):
         atoms = [x for x in session.observe(output(a)).atoms if analysis.keep(x)]
         last = float("inf") if b == limit + 1 else float(b - 1)
         intervals.append(Interval(float(a), last, True, True, describe(atoms)))
-    return NumericVariable("count", tuple(points), tuple(intervals), {}, tuple(known))
+    return NumericVariable("count", tuple(points), tuple(intervals), {}, tuple(known)), threshold
+
+
+def _count_threshold(
+    session: Session, analysis: Analysis, known: list[str], views: list[View], rng: np.random.Generator
+) -> Threshold | None:
+    """The score from which a label is counted, or None if every label is.
+
+    Raises:
+        Reject: what is done does not follow from how many labels have such a score.
+    """
+    scale, limit = session.spec.scale, len(views) - 1
+    filler = session.fillers[0]
+
+    def at(scores: Sequence[float]) -> View:
+        ordered = sorted(scores, reverse=True)
+        lowest = min(ordered, default=0.01)
+        matching = [(known[i % len(known)], round(scale * s, 6)) for i, s in enumerate(ordered)]
+        return analysis.view((*matching, (filler, round(scale * lowest / 2, 6))))
+
+    threshold: Threshold | None = None
+    if at([0.02] * limit) != views[limit]:
+        low, up = 0.02, 0.9
+        if at([up] * limit) != views[limit] or at([low] * limit) != views[0]:
+            raise Reject("the count changes with the scores in another way than by a threshold")
+        for _ in range(16):
+            middle = (low + up) / 2
+            low, up = (low, middle) if at([middle] * limit) == views[limit] else (middle, up)
+        value = analysis._snap(scale * low, scale * up)
+        threshold = Threshold(">=" if at([value / scale] * limit) == views[limit] else ">", value)
+    trials = [[float(s) for s in rng.uniform(0.03, 0.98, int(rng.integers(1, limit + 1)))] for _ in range(12)]
+    if threshold is not None:
+        # One score below the threshold among high ones: a sum or a product would still be large.
+        edge = threshold.value / scale
+        trials += [
+            [0.97] * (n - 1) + [edge - gap] for n in dict.fromkeys((2, limit)) for gap in (0.02, 0.1) if edge > gap
+        ]
+    for scores in trials:
+        if session.counts_instances:  # the boxes of one label have its score
+            scores = scores[:1] * len(scores)
+        if threshold is not None and any(abs(s - threshold.value / scale) < 1e-3 for s in scores):
+            continue
+        counted = sum(threshold is None or threshold.passes(scale * s) for s in scores)
+        if at(scores) != views[counted]:
+            raise Reject("the count changes with the scores in another way than by a threshold")
+    return threshold

@@ -186,6 +186,11 @@ REFUSED = {
     "bin_votes": "treated differently",
     "crowd_yolo": "another model",
     "keras_argmax": "another model",
+    "score_product": "treated differently",
+    "green_share": "treated differently",
+    "clear_lead": "treated differently",
+    "salience_sum": "treated differently",
+    "cat_album": "counted together",
     "random_joke": "picked at random",
     "same_scene": "several answers are compared",
     "sound_files": "not in the source",
@@ -194,7 +199,7 @@ REFUSED = {
     "treasure_hunt": "not in the source",
     "stock_entity": "another part of the answer",
 }
-_SPECIAL = {"helmet_check", "deposit", "selfie_or", "crowd_instances"}
+_SPECIAL = {"helmet_check", "deposit", "selfie_or", "crowd_instances", "sure_people"}
 
 _NAMED = [label for _, _, _, lists in EXPECTED.values() for text, _ in lists for label in text.split(", ")]
 _NAMED += [label for _, text in COUNTED.values() for label in text.split(", ")]
@@ -265,6 +270,12 @@ def test_one_label_or_two_others_is_one_list():
 def test_a_count_of_instances_with_several_steps():
     (decision,) = parse("crowd_instances").decisions
     assert (decision.kind, decision.variables[0].breakpoints) == (NUM, (0.5, 10.5))
+
+
+def test_a_count_of_labels_with_a_threshold():
+    (decision,) = parse("sure_people").decisions
+    assert (decision.kind, decision.variables[0].breakpoints) == (NUM, (0.5, 3.5))
+    assert (decision.lists[0].threshold.op, decision.lists[0].threshold.value) == (">", 0.7)
 
 
 def test_every_application_of_the_folder_is_expected_somewhere():
