@@ -101,6 +101,8 @@ def _call(options: argparse.Namespace) -> None:
     from grace.workloads import FPS
 
     _check_call(options)
+    if not 0 < options.rate_scale < math.inf:
+        raise ConfigError(f"--rate-scale {options.rate_scale} must be a number above 0; 0.3 suits pictures of 256x256.")
     prepare_output(options.out, options.video)
     num_frames = round(options.seconds * FPS)
     clip = _clip(options, num_frames)

@@ -196,6 +196,8 @@ class Calls:
 
     def __post_init__(self) -> None:
         _check_times(self.codec_times)
+        if not 0 < self.rate_scale < math.inf:
+            raise ConfigError(f"rate_scale={self.rate_scale} must be a number above 0; 0.3 suits pictures of 256x256.")
         if self.traces not in ("auto", "generated", "recorded"):
             raise ConfigError(f"traces={self.traces!r} is not one of auto, generated, recorded.")
 

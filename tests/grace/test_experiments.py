@@ -107,6 +107,7 @@ def test_a_damaged_file_of_packets_is_not_taken_for_a_lossy_network(tmp_path, ca
     [
         (["call", "--out", "c.xyz"], "no container for this suffix"),
         (["call", "--out", "c.mp4", "--seconds", "nan"], "--seconds nan must lie in"),
+        (["call", "--out", "c.mp4", "--rate-scale", "-1"], "--rate-scale -1.0 must be a number above 0"),
         (["send", "--seconds", "inf"], "--seconds inf must lie in"),
         (["encode", "here.mp4", "here.mp4"], "is the video that is read"),
         (["encode", "here.mp4", "out", "--level", "17"], "--level 17 must lie in -8 (smallest)..16"),
