@@ -83,13 +83,14 @@ def _curves(
 
 def _links(results: Results) -> str:
     """The bandwidth of the links in these results, for captions."""
-    rates = {
-        float(record["settings"]["experiment_args"]["bandwidth_kbps"]): record["settings"]["workload"]
-        for record in results.records_of(results.frame)
-    }
+    rates: dict[float, str] = {}
+    for record in results.records_of(results.frame):
+        settings = record.get("settings", {})
+        if "bandwidth_kbps" in settings.get("experiment_args", {}):
+            rates[float(settings["experiment_args"]["bandwidth_kbps"])] = str(settings.get("workload"))
     if len(rates) == 1:
         return f"{next(iter(rates)):g} kbit/s"
-    return " and ".join(f"{rate:g} kbit/s ({workload})" for rate, workload in rates.items())
+    return " and ".join(f"{rate:g} kbit/s ({workload})" for rate, workload in rates.items()) or "of the run's bandwidth"
 
 
 BOTH_ACCURACIES = (("accuracy", ACCURACY), ("label_accuracy", "F1 against labels"))
