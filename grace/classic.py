@@ -227,8 +227,8 @@ class ClassicSender:
         share = self._redundancy.share(number)
         total = min(_MAX_SHARES, self._info.packets_for(target_bytes))
         headers = total * (WIRE_HEADER_BYTES + HEAD_BYTES)
-        # With few packets parity's share cannot be met exactly; what it will really take is left for it.
-        budget = max(64.0, (target_bytes - headers) * (1 - _num_parity(total, share) / total))
+        # With few packets parity's share cannot be met exactly: the more of what is asked and what it will take is left for it.
+        budget = max(64.0, (target_bytes - headers) * (1 - max(share, _num_parity(total, share) / total)))
         qp = self._model.choose(budget)
         data = self._encoder.encode(frame, qp=qp)[0].data
         self._model.update(qp, len(data), budget)

@@ -87,7 +87,8 @@ def _loss_curves(results: Results, bursts: Sequence[int] | None, methods: Sequen
         lines(axes, shown, styles, "factor.loss_rate")
         burst = title.rpartition(", ")[2]
         where = "frame" if burst == "1" else "consecutive frames"
-        axes.set_title(f"{burst} lossy {where}\n{sample_per_point(rows, 'loss_rate')}")
+        workload = f"{title.partition(',')[0]}, " if results.frame["workload"].nunique() > 1 else ""
+        axes.set_title(f"{workload}{burst} lossy {where}\n{sample_per_point(rows, 'loss_rate')}")
         axes.set_xlabel("packet loss rate")
         plotted.append(titled_points(points, title))
     grid[0, 0].set_ylabel("SSIM [dB]")
