@@ -8,6 +8,9 @@ VENV        := .venv
 PY          := $(VENV)/bin/python
 PAPER       ?= cacheblend
 ARGS        ?=
+# Test processes: one per core up to JOBS. A file stays in one process, so that what it prepares is prepared once.
+JOBS        ?= 4
+PARALLEL    := $(if $(filter 0,$(JOBS)),,-n auto --maxprocesses $(JOBS) --dist loadfile)
 # The extras that running and testing need. A GPU box changes nothing here: pip takes the torch build it is offered.
 EXTRAS      := test,sweep,dev
 STAMP       := $(VENV)/.ninefold-setup
@@ -54,11 +57,11 @@ smoke: $(STAMP)  ## ten minutes: every paper at smoke scale, then the report of 
 list: $(STAMP)  ## papers, experiments, methods with their knobs, workloads, claims
 	@$(PY) -m experiments.list
 
-test: $(STAMP)  ## lint, types and the default test suite (16 to 18 minutes when measured, aim 15)
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+test: $(STAMP)  ## lint, types and the default test suite on up to JOBS=4 processes (JOBS=0: in one, e.g. for --pdb)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-all: $(STAMP)  ## the whole test suite (under 60 minutes on 2 cores)
-	@$(PY) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy, as the pre-commit hooks run them
 	@$(PY) -m pre_commit run --all-files
