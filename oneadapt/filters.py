@@ -19,7 +19,7 @@ from oneadapt.baselines import Fixed
 from oneadapt.controllers import Calibrator
 from oneadapt.gradient import Gradient
 from oneadapt.profiles import calibration_of
-from oneadapt.session import Application, key_of
+from oneadapt.session import Application, key_of, shown_places
 
 PRICES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -95,10 +95,7 @@ class FilterController:
         candidates: dict[tuple[int, ...], tuple[float, ...]] = {}
         for biases in _biases(application):
             candidates.setdefault(filtering.choose(features, biases), biases)
-        shown = {
-            kept: np.asarray(kept)[np.searchsorted(np.asarray(kept), np.arange(len(data)), side="right") - 1]
-            for kept in candidates
-        }
+        shown = {kept: np.asarray(kept)[shown_places(kept, len(data))] for kept in candidates}
         risk = {kept: gradient.risk(x[places], x) for kept, places in shown.items()}
         if self.method.is_calibrating:
             self._calibrate(feedback, feedback.delivery if is_whole else None, shown, risk)
@@ -205,7 +202,7 @@ class ReductoController:
         best_value = -math.inf
         for biases in _biases(self.application):
             kept = filtering.choose(features, biases)
-            shown = np.asarray(kept)[np.searchsorted(np.asarray(kept), np.arange(len(data)), side="right") - 1]
+            shown = np.asarray(kept)[shown_places(kept, len(data))]
             accuracy = feedback.server.task.accuracy([fresh[i] for i in shown], fresh)
             value = accuracy - self.method.trade * len(kept) / len(data)
             if value > best_value:

@@ -103,10 +103,13 @@ class Application:
         for knob, like in zip(reversed(self.knobs), reversed(before), strict=True):
             arrived = knob.restore(arrived, knobs[knob.name], like)
         kept = segment.kept
-        # Element i shows the last kept element at or before it.
-        shown = np.searchsorted(np.asarray(kept), np.arange(len(data)), side="right") - 1
-        x = self.to_input(arrived.data)[np.maximum(shown, 0)]
+        x = self.to_input(arrived.data)[shown_places(kept, len(data))]
         return Delivery(dict(knobs), x, num_bytes(stream), kept, arrived.data)
+
+
+def shown_places(kept: Sequence[int], count: int) -> npt.NDArray[np.intp]:
+    """What each of `count` elements shows: the place in `kept` of the last kept one at or before it, or else of the first."""
+    return np.maximum(np.searchsorted(np.asarray(kept), np.arange(count), side="right") - 1, 0)
 
 
 def key_of(knobs: Knobs) -> Hashable:
